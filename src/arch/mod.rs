@@ -1,0 +1,21 @@
+//! What differs between the architectures: one file each, with the same items in the same order.
+//!
+//! Nothing outside this folder knows which architecture it is on, but for the width of an address
+//! and the order of bytes. A new architecture is a file here, a line below, and a row in the tests.
+
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+#[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
+mod current;
+
+pub use current::*;
+
+/// The argument with this index for a system call that has `N` of them, or no value in particular
+/// where it has fewer: a register that the call does not look at is left as it is, which costs
+/// nothing.
+#[inline(always)]
+fn nth<const N: usize>(arguments: [usize; N], index: usize) -> core::mem::MaybeUninit<usize> {
+    match arguments.get(index) {
+        Some(argument) => core::mem::MaybeUninit::new(*argument),
+        None => core::mem::MaybeUninit::uninit(),
+    }
+}

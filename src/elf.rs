@@ -1,0 +1,134 @@
+//! The ELF header of the program, field by field: the linker adds nothing to the file.
+//!
+//! Names and layout are those of elf(5). The kernel reads it in `fs/binfmt_elf.c`.
+
+use crate::arch;
+
+const ELFCLASS32: u8 = 1;
+const ELFCLASS64: u8 = 2;
+const ELFDATA2LSB: u8 = 1;
+const ELFDATA2MSB: u8 = 2;
+const EV_CURRENT: u8 = 1;
+const ET_EXEC: u16 = 2;
+const PT_LOAD: u32 = 1;
+const PT_GNU_STACK: u32 = 0x6474_e551;
+const PF_X: u32 = 1;
+const PF_W: u32 = 2;
+const PF_R: u32 = 4;
+
+/// The largest page that a kernel of ours may have, in bytes.
+pub const PAGE_MAX: usize = 65_536;
+/// The smallest, in bytes. So much of the private page is used.
+const PAGE_MIN: usize = 4_096;
+
+// SAFETY: pause.ld defines these names. They stand for addresses, and nothing reads through them.
+unsafe extern "C" {
+    /// The start of the file in memory.
+    pub static text: u8;
+    /// The start of the private page.
+    static page: u8;
+    /// Not a place, but the size of the file.
+    static file_size: u8;
+}
+
+/// An address, or a number of bytes. A pointer, because only a pointer can be filled in by the linker.
+type Address = *const u8;
+
+#[repr(C)]
+struct Header {
+    e_ident: [u8; 16],
+    e_type: u16,
+    e_machine: u16,
+    e_version: u32,
+    e_entry: unsafe extern "C" fn() -> !,
+    e_phoff: usize,
+    e_shoff: usize,
+    e_flags: u32,
+    e_ehsize: u16,
+    e_phentsize: u16,
+    e_phnum: u16,
+    e_shentsize: u16,
+    e_shnum: u16,
+    e_shstrndx: u16,
+    segments: [Segment; 3],
+}
+
+#[repr(C)]
+struct Segment {
+    p_type: u32,
+    #[cfg(target_pointer_width = "64")]
+    p_flags: u32,
+    p_offset: usize,
+    p_vaddr: Address,
+    p_paddr: Address,
+    p_filesz: Address,
+    p_memsz: Address,
+    #[cfg(target_pointer_width = "32")]
+    p_flags: u32,
+    p_align: usize,
+}
+
+// SAFETY: the pointers are numbers for the kernel, and nothing reads through them.
+unsafe impl Sync for Header {}
+
+#[used]
+#[unsafe(link_section = ".elf_header")]
+static HEADER: Header = Header {
+    e_ident: {
+        let mut ident = [0; 16];
+        [ident[0], ident[1], ident[2], ident[3]] = *b"\x7fELF";
+        ident[4] = if cfg!(target_pointer_width = "64") { ELFCLASS64 } else { ELFCLASS32 };
+        ident[5] = if cfg!(target_endian = "little") { ELFDATA2LSB } else { ELFDATA2MSB };
+        ident[6] = EV_CURRENT;
+        ident
+    },
+    e_type: ET_EXEC,
+    e_machine: arch::E_MACHINE,
+    e_version: EV_CURRENT as u32,
+    e_entry: crate::_start,
+    e_phoff: core::mem::offset_of!(Header, segments),
+    e_shoff: 0,
+    e_flags: arch::E_FLAGS,
+    e_ehsize: core::mem::offset_of!(Header, segments) as u16,
+    e_phentsize: size_of::<Segment>() as u16,
+    e_phnum: 3,
+    e_shentsize: 0,
+    e_shnum: 0,
+    e_shstrndx: 0,
+    segments: [
+        // The whole file.
+        Segment {
+            p_type: PT_LOAD,
+            p_flags: PF_R | PF_X,
+            p_offset: 0,
+            p_vaddr: &raw const text,
+            p_paddr: &raw const text,
+            p_filesz: &raw const file_size,
+            p_memsz: &raw const file_size,
+            p_align: PAGE_MAX,
+        },
+        // The private page: nothing of the file, and zero.
+        Segment {
+            p_type: PT_LOAD,
+            p_flags: PF_R | PF_W,
+            p_offset: 0,
+            p_vaddr: &raw const page,
+            p_paddr: &raw const page,
+            p_filesz: core::ptr::null(),
+            p_memsz: core::ptr::without_provenance(PAGE_MIN),
+            p_align: PAGE_MAX,
+        },
+        // The start stack is not to be executed. Without this, a kernel before 5.8 would make all
+        // that can be read executable, the private page too (`elf_read_implies_exec`).
+        Segment {
+            p_type: PT_GNU_STACK,
+            p_flags: PF_R | PF_W,
+            p_offset: 0,
+            p_vaddr: core::ptr::null(),
+            p_paddr: core::ptr::null(),
+            p_filesz: core::ptr::null(),
+            p_memsz: core::ptr::null(),
+            p_align: 16,
+        },
+    ],
+};

@@ -1,0 +1,213 @@
+//! The system calls that pause makes, by name, and the few constants that they need.
+//!
+//! A constant has the same value on all our architectures (Linux `include/uapi/asm-generic/`, and
+//! the tests against the libc crate). A result below zero is a negated errno.
+
+use crate::arch::{nr, syscall};
+
+pub const STDOUT: usize = 1;
+pub const STDERR: usize = 2;
+
+pub const EINTR: i32 = 4;
+
+pub const SIGINT: u32 = 2;
+pub const SIGPIPE: u32 = 13;
+pub const SIGTERM: u32 = 15;
+pub const SIGCHLD: u32 = 17;
+pub const SIGTTOU: u32 = 22;
+
+const SIG_SETMASK: usize = 2;
+const SIG_IGN: usize = 1;
+const WNOHANG: usize = 1;
+const WALL: usize = 0x4000_0000;
+const POLLOUT: i16 = 4;
+const PR_SET_NAME: usize = 15;
+const PR_SET_MM: usize = 35;
+const PR_SET_MM_MAP: usize = 14;
+const PR_SET_CHILD_SUBREAPER: usize = 36;
+
+/// A set of signals, as the kernel has it: signal N is bit N - 1.
+pub type SignalSet = u64;
+
+/// The set of these signals.
+pub const fn signals<const N: usize>(of: [u32; N]) -> SignalSet {
+    let (mut set, mut index) = (0, 0);
+    while index < N {
+        set |= 1 << (of[index] - 1);
+        index += 1;
+    }
+    set
+}
+
+/// What the kernel is pointed at by [`is_writable`] and [`ignore_sigchld`]. Zero at first.
+#[repr(C)]
+pub struct Buffers {
+    /// `struct pollfd`
+    fd: i32,
+    events: i16,
+    revents: i16,
+    /// `struct sigaction` of the kernel: the handler; then, all zero, the flags, the restorer if the
+    /// architecture has one, and the mask. That is a `struct timespec` of zero, too.
+    handler: usize,
+    zero: [usize; 4],
+}
+
+/// `struct prctl_mm_map` (Linux `include/uapi/linux/prctl.h`): where the kernel looks for what it
+/// shows of a process. All are addresses, but for the last two. Zero at first.
+#[repr(C)]
+pub struct MemoryMap {
+    start_code: u64,
+    end_code: u64,
+    start_data: u64,
+    end_data: u64,
+    start_brk: u64,
+    brk: u64,
+    start_stack: u64,
+    pub arg_start: u64,
+    pub arg_end: u64,
+    env_start: u64,
+    env_end: u64,
+    auxv: *const u64,
+    auxv_size: u32,
+    exe_fd: u32,
+}
+
+impl MemoryMap {
+    /// Sets all that there is to set: the code starts at `text`, and everything else at `page`.
+    ///
+    /// The kernel wants every address to be one (`validate_prctl_map_addr` in `kernel/sys.c`).
+    #[inline(always)]
+    pub fn place(&mut self, text: usize, page: usize) {
+        let addresses = (&raw mut *self).cast::<[u64; 11]>();
+        // SAFETY: the struct starts with eleven u64.
+        for address in unsafe { &mut *addresses } {
+            *address = page as u64;
+        }
+        self.start_code = text as u64;
+        self.exe_fd = u32::MAX; // none: the executable stays what it is
+    }
+}
+
+/// The address of something that the kernel reads or writes.
+#[inline(always)]
+fn address<T: ?Sized>(of: *const T) -> usize {
+    of.expose_provenance()
+}
+
+/// Writes to a descriptor, and returns the number of bytes that were taken. write(2)
+#[inline(always)]
+pub fn write(descriptor: usize, bytes: &[u8]) -> i32 {
+    // SAFETY: the kernel reads `bytes`, and no more than it is told that there are.
+    unsafe { syscall(nr::WRITE, [descriptor, address(bytes.as_ptr()), bytes.len()]) }
+}
+
+/// Whether a write to this descriptor would not block just now. ppoll(2)
+#[inline(always)]
+pub fn is_writable(buffers: &mut Buffers, descriptor: usize) -> bool {
+    buffers.fd = descriptor as i32;
+    buffers.events = POLLOUT;
+    let poll = &raw mut buffers.fd;
+    let timeout = &raw const buffers.zero;
+    // SAFETY: the kernel writes one `struct pollfd`, and may write the time that is left, which is
+    // zero as before, to the timeout.
+    unsafe { syscall(nr::PPOLL, [address(poll), 1, address(timeout), 0]) };
+    buffers.revents & POLLOUT != 0
+}
+
+/// Blocks these signals and no other. sigprocmask(2)
+#[inline(always)]
+pub fn set_signal_mask(set: &'static SignalSet) -> i32 {
+    let arguments = [SIG_SETMASK, address(set), 0, size_of::<SignalSet>()];
+    // SAFETY: the kernel reads one signal set, whose size it is told, and writes none.
+    unsafe { syscall(nr::RT_SIGPROCMASK, arguments) }
+}
+
+/// Ignores SIGCHLD, so that the kernel releases children as they die. sigaction(2), "NOTES"
+#[inline(always)]
+pub fn ignore_sigchld(buffers: &mut Buffers) -> i32 {
+    buffers.handler = SIG_IGN;
+    let action = &raw const buffers.handler;
+    // SAFETY: the kernel reads one `struct sigaction`, which is no longer than `handler` and `zero`
+    // (five words at most), and writes none. No handler is installed that could run.
+    unsafe {
+        syscall(nr::RT_SIGACTION, [SIGCHLD as usize, address(action), 0, size_of::<SignalSet>()])
+    }
+}
+
+/// Sleeps until one of these signals is pending, takes it and returns its number. sigwaitinfo(2)
+#[inline(always)]
+pub fn wait_for_signal(set: &'static SignalSet) -> i32 {
+    // SAFETY: the kernel reads one signal set, whose size it is told, and writes nothing.
+    unsafe { syscall(nr::RT_SIGTIMEDWAIT, [address(set), 0, 0, size_of::<SignalSet>()]) }
+}
+
+/// Reaps one dead child, if there is one, whatever signal it ended with. wait4(2)
+#[inline(always)]
+pub fn reap_one() -> i32 {
+    // SAFETY: the kernel writes nothing, since both addresses are null.
+    unsafe { syscall(nr::WAIT4, [usize::MAX, 0, WNOHANG | WALL, 0]) }
+}
+
+/// This process's id in its PID namespace. getpid(2)
+#[inline(always)]
+pub fn process_id() -> i32 {
+    // SAFETY: the call has no arguments, and changes nothing.
+    unsafe { syscall(nr::GETPID, []) }
+}
+
+/// Closes all descriptors but standard input, output and error. close_range(2), since Linux 5.9
+#[inline(always)]
+pub fn close_all_but_stdio() {
+    // SAFETY: no descriptor is in use but these three.
+    unsafe { syscall(nr::CLOSE_RANGE, [3, usize::MAX, 0]) };
+}
+
+/// Goes to the root folder. chdir(2)
+#[inline(always)]
+pub fn chdir_root() {
+    // SAFETY: the kernel reads a string, which ends with a zero byte.
+    unsafe { syscall(nr::CHDIR, [address(c"/".as_ptr())]) };
+}
+
+/// Names the thread. PR_SET_NAME(2const)
+#[inline(always)]
+pub fn set_thread_name(name: &core::ffi::CStr) {
+    // SAFETY: the kernel reads a string, which ends with a zero byte.
+    unsafe { syscall(nr::PRCTL, [PR_SET_NAME, address(name.as_ptr())]) };
+}
+
+/// Orphans among the descendants become children of this process. PR_SET_CHILD_SUBREAPER(2const)
+#[inline(always)]
+pub fn become_child_subreaper() {
+    // SAFETY: the call takes a number.
+    unsafe { syscall(nr::PRCTL, [PR_SET_CHILD_SUBREAPER, 1]) };
+}
+
+/// Tells the kernel where things are from now on. PR_SET_MM_MAP(2const); the kernel needs
+/// CONFIG_CHECKPOINT_RESTORE, and the process no capability
+#[inline(always)]
+pub fn set_memory_map(map: &MemoryMap) -> i32 {
+    let arguments = [PR_SET_MM, PR_SET_MM_MAP, address(map), size_of::<MemoryMap>(), 0];
+    // SAFETY: the kernel reads one `struct prctl_mm_map`, whose size it is told, and changes what it
+    // shows of the process, not what the process can reach.
+    unsafe { syscall(nr::PRCTL, arguments) }
+}
+
+/// Gives memory back. munmap(2)
+///
+/// # Safety
+///
+/// Nothing uses the memory from `from` to the end of the page of `to` any more.
+#[inline(always)]
+pub unsafe fn unmap(from: usize, to: usize) {
+    // SAFETY: the caller answers for it.
+    unsafe { syscall(nr::MUNMAP, [from, to - from]) };
+}
+
+/// Ends the thread, which is the only one, and so the process. _exit(2)
+#[inline(always)]
+pub fn exit(status: usize) -> ! {
+    // SAFETY: the call takes a number, and returns only if it is denied.
+    unsafe { syscall(nr::EXIT, [status]) };
+    crate::arch::trap()
+}
