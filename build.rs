@@ -52,7 +52,10 @@ fn compile(root: &Path, pause: &Path) {
         rustc.arg("-Clink-self-contained=no"); // no start files
     }
     let status = rustc.status().unwrap_or_else(|error| panic!("{rustc:?}: {error}"));
-    assert!(status.success(), "the program could not be compiled, see above: {rustc:?}");
+    if !status.success() {
+        eprintln!("the program could not be compiled, see above: {rustc:?}");
+        std::process::exit(1);
+    }
 }
 
 /// An environment variable that cargo sets for a build script.

@@ -22,7 +22,7 @@ use pause::{CANNOT_ANSWER, Page, arm, hold, reap, say};
 use start::{StartStack, Text};
 
 /// What `-h` answers. Its first line is what `-v` answers.
-const ABOUT: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v | -h | -P]\n");
+const ABOUT: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v|-h|-P]\n");
 /// The length of that line, in bytes.
 const VERSION_LENGTH: usize = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n").len();
 
@@ -109,6 +109,10 @@ fn keep_name(mut start: StartStack, page: &mut Page) {
         }
         page.name[length] = byte;
         length += 1;
+    }
+    // No name leaves no command line at all, and ps shows `[pause]`.
+    if length == 0 {
+        return;
     }
     let copy = (&raw const page.name).addr();
     page.map.arg_start = copy as u64;

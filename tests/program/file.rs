@@ -1,0 +1,162 @@
+//! The file: its size, its header, and that there is only one.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::program;
+
+/// The bytes that the target may have.
+const BUDGET_BYTES: usize = if cfg!(target_arch = "x86_64") { 1_024 } else { 1_536 };
+
+#[test]
+fn is_within_its_budget() {
+    assert!(podpause::ELF.len() <= BUDGET_BYTES, "{} bytes", podpause::ELF.len());
+}
+
+/// What cargo linked, in this profile, is what the library carries.
+#[test]
+fn is_the_library_s() {
+    assert_eq!(fs::read(program()).unwrap(), podpause::ELF);
+}
+
+/// A copy of the sources, in another folder, with other flags and as another user would have them.
+#[test]
+fn is_the_same_from_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for name in ["Cargo.toml", "Cargo.lock", "build.rs", "pause.ld", "carried.ld"] {
+        fs::copy(root.join(name), folder.path().join(name)).unwrap();
+    }
+    copy_folder(&root.join("src"), &folder.path().join("src"));
+    // Without the tests, examples and benchmarks there is no need for what they depend on.
+    let manifest = fs::read_to_string(folder.path().join("Cargo.toml")).unwrap();
+    let manifest: String = manifest
+        .split("\n[")
+        .filter(|table| !table.starts_with("dev-dependencies") && !table.starts_with("workspace"))
+        .collect::<Vec<_>>()
+        .join("\n[");
+    fs::write(folder.path().join("Cargo.toml"), manifest).unwrap();
+
+    for (profile, flags) in [("dev", "-Cforce-frame-pointers=yes -g"), ("release", "-Copt-level=0")]
+    {
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--offline", "--profile", profile, "--bin", "pause"])
+            .current_dir(&folder)
+            .env("RUSTFLAGS", flags)
+            .env("CARGO_TARGET_DIR", folder.path().join("target"))
+            .env_remove("CARGO_BUILD_TARGET")
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let folder_name = if profile == "dev" { "debug" } else { profile };
+        let built = folder.path().join("target").join(folder_name).join("pause");
+        assert_eq!(fs::read(built).unwrap(), podpause::ELF, "{profile}, {flags}");
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        match path.is_dir() {
+            true => copy_folder(&path, &to.join(name)),
+            false => drop(fs::copy(&path, to.join(name)).unwrap()),
+        }
+    }
+}
+
+/// The header says what a strict loader and a security review ask for.
+#[test]
+fn has_two_segments_and_neither_is_writable_and_executable() {
+    let elf = Elf(podpause::ELF);
+    assert_eq!(&elf.0[..4], b"\x7fELF");
+    assert_eq!(elf.half(16), libc::ET_EXEC);
+    assert_eq!(elf.word(48), 0, "e_flags");
+    assert_eq!((elf.half(58), elf.half(60), elf.half(62)), (0, 0, 0), "no section headers");
+    let machine = if cfg!(target_arch = "x86_64") { libc::EM_X86_64 } else { libc::EM_AARCH64 };
+    assert_eq!(elf.half(18), machine);
+
+    let segments = elf.segments();
+    let flags: Vec<_> = segments.iter().map(|segment| (segment.p_type, segment.p_flags)).collect();
+    let expected = [
+        (libc::PT_LOAD, libc::PF_R | libc::PF_X),
+        (libc::PT_LOAD, libc::PF_R | libc::PF_W),
+        (libc::PT_GNU_STACK, libc::PF_R | libc::PF_W),
+    ];
+    assert_eq!(flags, expected);
+
+    let [text, page, _] = &segments[..] else { panic!("three segments") };
+    assert_eq!((text.p_offset, text.p_filesz), (0, elf.0.len() as u64), "all of the file");
+    assert_eq!(text.p_memsz, text.p_filesz);
+    assert_eq!((page.p_filesz, page.p_memsz), (0, 4_096), "nothing of the file");
+    // A kernel with pages of 64 KiB can map both, and they share none.
+    for segment in [text, page] {
+        assert_eq!((segment.p_vaddr % 65_536, segment.p_align), (0, 65_536));
+    }
+    assert!(page.p_vaddr - text.p_vaddr >= 65_536);
+    let entry = elf.long(24);
+    assert!(entry > text.p_vaddr && entry < text.p_vaddr + text.p_filesz);
+}
+
+/// No path, no host, no compiler: only our own words are in the file.
+#[test]
+fn has_no_words_but_its_own() {
+    let printable = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
+    let version = format!("pause {}", env!("CARGO_PKG_VERSION"));
+    let messages = [
+        &version,
+        "[-v|-h|-P]",
+        "pause",
+        "pause: not PID #1",
+        "pause: can't hold",
+        "pause: SIGTERM 15",
+        "pause: SIGINT   2",
+    ];
+    let mut words = 0;
+    for run in podpause::ELF.split(|byte| !printable(byte)).filter(|run| run.len() >= 9) {
+        let text = String::from_utf8(run.to_vec()).unwrap();
+        assert!(messages.iter().any(|message| text.ends_with(message)), "{text:?}");
+        words += 1;
+    }
+    assert!(words >= 6, "the messages were found");
+}
+
+/// The file as a 64-bit one, in the order of bytes of this machine.
+struct Elf(&'static [u8]);
+
+impl Elf {
+    fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.0[at..at + N].try_into().unwrap()
+    }
+
+    fn half(&self, at: usize) -> u16 {
+        u16::from_ne_bytes(self.bytes(at))
+    }
+
+    fn word(&self, at: usize) -> u32 {
+        u32::from_ne_bytes(self.bytes(at))
+    }
+
+    fn long(&self, at: usize) -> u64 {
+        u64::from_ne_bytes(self.bytes(at))
+    }
+
+    fn segments(&self) -> Vec<libc::Elf64_Phdr> {
+        let (offset, size) = (self.long(32) as usize, usize::from(self.half(54)));
+        assert_eq!(size, size_of::<libc::Elf64_Phdr>());
+        let starts = (0..usize::from(self.half(56))).map(|index| offset + index * size);
+        starts
+            .map(|at| libc::Elf64_Phdr {
+                p_type: self.word(at),
+                p_flags: self.word(at + 4),
+                p_offset: self.long(at + 8),
+                p_vaddr: self.long(at + 16),
+                p_paddr: self.long(at + 24),
+                p_filesz: self.long(at + 32),
+                p_memsz: self.long(at + 40),
+                p_align: self.long(at + 48),
+            })
+            .collect()
+    }
+}

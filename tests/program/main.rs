@@ -1,0 +1,12 @@
+//! What `pause` promises, tested from outside: real processes in real namespaces.
+//!
+//! A module for each part of the contract; `harness` starts the processes and looks at them.
+
+mod answers;
+mod file;
+mod harness;
+mod memory;
+mod messages;
+mod reaping;
+mod signals;
+mod system_calls;

@@ -1,0 +1,179 @@
+//! What pause keeps of the memory that the kernel gave it, and what the kernel shows of it.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::process::Command;
+
+use procfs::process::{MMPermissions, MMapPath, MemoryMap};
+use rustix::fs::MemfdFlags;
+
+use crate::harness::{Body, Process, Start, program, set_limit, skip};
+
+/// The most of the name that is kept, in bytes.
+const NAME_MAX: usize = 127;
+
+fn mappings(process: &Process) -> Vec<MemoryMap> {
+    process.proc().maps().unwrap().into_iter().collect()
+}
+
+/// Where the start stack ended: at the end of the page with the path of the program, which the
+/// kernel keeps in its copy of the auxiliary vector.
+fn start_stack_end(process: &Process) -> u64 {
+    const AT_EXECFN: u64 = 31;
+    let path = process.proc().auxv().unwrap()[&AT_EXECFN];
+    (path / page_size() + 1) * page_size()
+}
+
+fn page_size() -> u64 {
+    procfs::page_size()
+}
+
+/// Says what is wrong if pause has more memory than its two pages, or nothing.
+fn excess(process: &Process) -> Option<String> {
+    let below_stack = start_stack_end(process);
+    let mappings = mappings(process);
+    let [text, page, rest @ ..] = &mappings[..] else { return Some(format!("{mappings:?}")) };
+    let (read_execute, read_write) = (
+        MMPermissions::READ | MMPermissions::EXECUTE | MMPermissions::PRIVATE,
+        MMPermissions::READ | MMPermissions::WRITE | MMPermissions::PRIVATE,
+    );
+    let size = |mapping: &MemoryMap| mapping.address.1 - mapping.address.0;
+    let is_left = rest.iter().any(|mapping| mapping.address.0 < below_stack);
+    let is_right = (text.perms, page.perms) == (read_execute, read_write)
+        && (size(text), size(page)) == (page_size(), page_size())
+        && page.pathname == MMapPath::Stack
+        && !is_left;
+    (!is_right).then(|| format!("{mappings:#?}"))
+}
+
+#[test]
+fn is_one_shared_and_one_private_page() {
+    let process = Start::pid1().spawn().asleep();
+    assert_eq!(excess(&process), None);
+    if page_size() != 4_096 {
+        skip!("4 KiB pages", "this kernel has pages of {} bytes", page_size());
+    }
+    let status = process.status();
+    assert_eq!(status.rssanon, Some(4), "kB of private memory");
+    assert_eq!(status.vmrss, Some(8), "kB of memory");
+    assert_eq!(status.vmpte, Some(12), "kB of page tables");
+}
+
+/// The program without its `shed` would fail the test above: this is how it looks then.
+#[test]
+fn is_more_where_it_cannot_be_given_back() {
+    let process = Start::pid1().denying(libc::SYS_munmap, libc::EPERM).spawn().asleep();
+    assert!(excess(&process).is_some());
+    assert!(process.status().vmpte > Some(12));
+}
+
+#[test]
+fn is_as_little_for_an_ordinary_process() {
+    let process = Start::new().arguments(&["-P"]).spawn().asleep();
+    assert_eq!(excess(&process), None);
+}
+
+/// What `ps` shows in its column, where there is a `ps`.
+fn ps(process: &Process, column: &str) -> Option<String> {
+    let pid = process.pid.to_string();
+    let output = Command::new("ps").args(["-o", &format!("{column}="), "-p", &pid]).output();
+    Some(String::from_utf8(output.ok()?.stdout).unwrap().trim_end().to_owned())
+}
+
+#[test]
+fn shows_the_name_it_was_started_with() {
+    for name in ["/pause", "pause", "/usr/bin/pod", "a name with spaces"] {
+        let argv = vec![CString::new(name).unwrap()];
+        let process = Start::pid1().argv(argv).spawn().asleep();
+        assert_eq!(process.read_proc("cmdline"), format!("{name}\0"));
+        assert_eq!(process.read_proc("comm"), "pause\n");
+        assert_eq!(excess(&process), None);
+        match ps(&process, "args") {
+            Some(args) => assert_eq!(args, name),
+            None => skip!("ps", "there is no ps on this machine"),
+        }
+    }
+    // The arguments behind the name are not kept.
+    let process = Start::pid1().arguments(&["one", "two"]).spawn().asleep();
+    assert_eq!(process.read_proc("cmdline"), "/pause\0");
+}
+
+/// A runtime that carries pause has no file for it. Without a name of its own the thread would be
+/// called after the descriptor.
+#[test]
+fn shows_its_name_when_it_comes_from_a_memfd() {
+    let memfd = rustix::fs::memfd_create("runtime", MemfdFlags::CLOEXEC).unwrap();
+    std::io::Write::write_all(&mut File::from(memfd.try_clone().unwrap()), podpause::ELF).unwrap();
+    let start = Start::body(Body::Descriptor(memfd)).namespaces(libc::CLONE_NEWPID);
+    let process = start.spawn().asleep();
+    assert_eq!(process.read_proc("comm"), "pause\n");
+    assert_eq!(process.read_proc("cmdline"), "/pause\0");
+    assert_eq!(excess(&process), None);
+    assert_eq!(process.status().rssanon, Some(page_size() / 1_024));
+}
+
+#[test]
+fn shows_something_sensible_whatever_the_arguments_are() {
+    // Longer than what is kept.
+    for length in [NAME_MAX - 1, NAME_MAX, NAME_MAX + 1, 100 * 1_024] {
+        let argv = vec![CString::new("n".repeat(length)).unwrap()];
+        let process = Start::pid1().argv(argv).spawn().asleep();
+        assert_eq!(process.read_proc("cmdline"), "n".repeat(length.min(NAME_MAX)) + "\0");
+        assert_eq!(excess(&process), None);
+        process.terminate();
+    }
+    // None at all: since Linux 5.18 the kernel makes it one empty argument.
+    for argv in [vec![], vec![CString::default()]] {
+        let process = Start::pid1().argv(argv).spawn().asleep();
+        assert_eq!(process.read_proc("cmdline").trim_end_matches('\0'), "");
+        if let Some(args) = ps(&process, "args") {
+            assert_eq!(args, "[pause]");
+        }
+        if let Some(name) = ps(&process, "comm") {
+            assert_eq!(name, "pause");
+        }
+        process.terminate();
+    }
+}
+
+/// The environment is for others: it is not shown, and not kept.
+#[test]
+fn is_as_little_with_a_huge_environment() {
+    let environment = vec![CString::new(format!("BIG={}", "x".repeat(64 * 1_024))).unwrap(); 2];
+    let process = Start::pid1().environment(environment).spawn().asleep();
+    assert_eq!(excess(&process), None);
+    assert_eq!(process.read_proc("environ"), "");
+    assert_eq!(process.read_proc("cmdline"), "/pause\0");
+    process.terminate();
+}
+
+/// Three pages: with less, the kernel gives up on any program at all.
+#[test]
+fn is_as_little_with_the_smallest_stack() {
+    for limit_bytes in [3 * page_size(), 64 * 1_024] {
+        let limit = move || set_limit(libc::RLIMIT_STACK, limit_bytes);
+        let process = Start::pid1().step(limit).spawn().asleep();
+        assert_eq!(excess(&process), None, "with a limit of {limit_bytes} bytes");
+        process.terminate();
+    }
+}
+
+/// A path so long that the last page of the stack does not hold it whole.
+#[test]
+fn is_as_little_wherever_the_program_is() {
+    for length in [200, 3_000, 4_000] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut path = folder.path().to_owned();
+        while path.as_os_str().len() + 202 < length {
+            path.push("d".repeat(200));
+        }
+        std::fs::create_dir_all(&path).unwrap();
+        path.push("p".repeat(length - path.as_os_str().len() - 1));
+        std::fs::copy(program(), &path).unwrap();
+        let start = Start::body(Body::File(path)).namespaces(libc::CLONE_NEWPID);
+        let process = start.spawn().asleep();
+        assert_eq!(excess(&process), None, "with a path of {length} bytes");
+        assert_eq!(process.read_proc("comm"), "pause\n");
+        process.terminate();
+    }
+}

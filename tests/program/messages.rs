@@ -1,0 +1,179 @@
+//! Messages neither block pause nor kill it, wherever stderr leads.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Signal;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use crate::harness::{self, Body, End, Process, Start};
+
+const WARNING: &str = "pause: not PID #1\n";
+
+#[test]
+fn warn_once_that_it_is_not_pid_1() {
+    let mut process = Start::new().spawn().asleep();
+    assert_eq!(process.messages(), WARNING);
+    process.send(Signal::TERM);
+    assert_eq!(process.end(), End::Exit(0));
+    assert_eq!(process.messages(), format!("{WARNING}pause: SIGTERM 15\n"));
+}
+
+#[test]
+fn are_none_as_pid_1_or_if_it_was_asked_for_silence() {
+    for start in [Start::pid1(), Start::pid1().arguments(&["-P"]), Start::new().arguments(&["-P"])]
+    {
+        assert_eq!(start.spawn().asleep().messages(), "");
+    }
+}
+
+/// As an ordinary process, which warns at its start, and as PID 1: it holds, and ends with 0.
+fn holds_and_ends(stderr: impl Fn() -> OwnedFd) {
+    for start in [Start::new(), Start::pid1()] {
+        let mut process = start.stderr(stderr()).spawn().asleep();
+        process.send(Signal::TERM);
+        assert_eq!(process.end(), End::Exit(0));
+    }
+}
+
+#[test]
+fn are_lost_on_a_full_device() {
+    holds_and_ends(|| File::options().write(true).open("/dev/full").unwrap().into());
+}
+
+#[test]
+fn are_lost_on_a_pipe_without_reader() {
+    holds_and_ends(|| pipe_with(PipeFlags::CLOEXEC).unwrap().1);
+}
+
+#[test]
+fn are_lost_on_a_descriptor_that_cannot_be_written() {
+    holds_and_ends(|| File::open("/dev/null").unwrap().into());
+}
+
+#[test]
+fn are_lost_on_a_full_pipe_that_nobody_drains() {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&writer, &[b'x'; 4_096]).is_ok() {}
+    // pause gets a pipe that blocks.
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    holds_and_ends(|| writer.try_clone().unwrap());
+    drop(reader);
+}
+
+#[test]
+fn are_lost_where_there_is_no_stderr() {
+    for start in [Start::new(), Start::pid1()] {
+        let close_all = || {
+            (0..3).for_each(harness::close);
+            Ok(())
+        };
+        let mut process = start.step(close_all).spawn().asleep();
+        process.send(Signal::TERM);
+        assert_eq!(process.end(), End::Exit(0));
+    }
+}
+
+/// A pseudo-terminal: the side of the terminal window, and the side of the program.
+fn terminal() -> (OwnedFd, OwnedFd) {
+    let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&window).unwrap();
+    unlockpt(&window).unwrap();
+    let name = ptsname(&window, Vec::new()).unwrap();
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+    let program = rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty()).unwrap();
+    (window, program)
+}
+
+/// Control-S has been typed.
+#[test]
+fn are_lost_on_a_terminal_that_is_stopped() {
+    let (window, program) = terminal();
+    rustix::termios::tcflow(&program, rustix::termios::Action::OOff).unwrap();
+    holds_and_ends(|| program.try_clone().unwrap());
+    // Nothing was written, not even later: the messages were dropped, as they had to be.
+    rustix::termios::tcflow(&program, rustix::termios::Action::OOn).unwrap();
+    rustix::io::ioctl_fionbio(&window, true).unwrap();
+    assert_eq!(rustix::io::read(&window, &mut [0_u8; 64]), Err(Errno::AGAIN));
+}
+
+/// A background job of a session whose terminal is set to `stty tostop`, and the job itself. It
+/// either is pause, or writes to the terminal, as a control.
+fn background_job(is_pause: bool) -> (Process, Process) {
+    let (window, program) = terminal();
+    let mut attributes = rustix::termios::tcgetattr(&program).unwrap();
+    attributes.local_modes |= rustix::termios::LocalModes::TOSTOP;
+    let now = rustix::termios::OptionalActions::Now;
+    rustix::termios::tcsetattr(&program, now, &attributes).unwrap();
+
+    let path = CString::new(harness::program().as_os_str().as_encoded_bytes()).unwrap();
+    let leader = Start::body(Body::Function(Box::new(move || {
+        let stderr = rustix::stdio::stderr();
+        let has_terminal =
+            rustix::process::setsid().is_ok() && rustix::process::ioctl_tiocsctty(stderr).is_ok();
+        match has_terminal.then(harness::fork) {
+            None => 1,
+            Some(0) => {
+                let is_job = rustix::process::setpgid(None, None).is_ok();
+                if is_job && is_pause {
+                    let _ = harness::execute(&path);
+                }
+                harness::unblock_all();
+                let _ = rustix::io::write(stderr, b"a word");
+                2
+            }
+            Some(job) => harness::wait_for_child(job),
+        }
+    })))
+    .stderr(program)
+    .keeping(window)
+    .spawn();
+    let mut job = None;
+    leader.until("had its job", || {
+        job = leader.children().first().map(|stat| Process::found(stat.pid));
+        job.is_some()
+    });
+    (leader, job.unwrap())
+}
+
+#[test]
+fn do_not_stop_a_background_job() {
+    let (mut leader, job) = background_job(true);
+    job.sleeps();
+    job.send(Signal::TERM);
+    assert_eq!(leader.end(), End::Exit(0));
+
+    let (_leader, job) = background_job(false);
+    job.until("was stopped", || job.stat().state == 'T');
+}
+
+/// A descriptor that a runtime leaked must not live as long as the pod.
+#[test]
+fn go_to_one_of_the_only_three_descriptors() {
+    let leak = File::open("/dev/null").unwrap();
+    let process = Start::pid1()
+        .step(move || {
+            for _ in 0..200 {
+                rustix::io::dup(&leak)?;
+            }
+            Ok(())
+        })
+        .spawn()
+        .asleep();
+    let mut numbers: Vec<i32> = process.proc().fd().unwrap().map(|file| file.unwrap().fd).collect();
+    numbers.sort();
+    assert_eq!(numbers, [0, 1, 2]);
+}
+
+/// A folder that pause was started in must not be kept from being unmounted.
+#[test]
+fn come_from_the_root_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let process = Start::new().step(move || Ok(rustix::process::chdir(&path)?)).spawn().asleep();
+    assert_eq!(process.proc().cwd().unwrap(), Path::new("/"));
+}

@@ -1,0 +1,284 @@
+//! Orphans are reaped, and pause is never woken for it.
+//!
+//! The kernel does it (`do_notify_parent` in Linux `kernel/signal.c`), so that it also happens while
+//! pause is stopped or frozen.
+
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use procfs::process::Stat;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Signal;
+
+use crate::harness::{self, End, Process, Start, exit, fork, fork_with, skip};
+
+const ORPHANS: usize = 10_000;
+
+/// Has a process join the PID namespace of `pause` and make orphans there: children that outlive
+/// their parent, `at_once` as many at a time. Returns when all of them have ended.
+fn make_orphans(pause: &Process, count: usize, at_once: usize) {
+    let mut maker = pause
+        .join(libc::CLONE_NEWPID, move || {
+            for _ in 0..count / at_once {
+                // This one's children are in the namespace; its own parent is not.
+                let parent = match fork() {
+                    0 => {
+                        for _ in 0..at_once {
+                            match fork() {
+                                0 => exit(0),
+                                -1 => exit(1),
+                                _ => {}
+                            }
+                        }
+                        exit(0)
+                    }
+                    parent => parent,
+                };
+                if harness::wait_for_child(parent) != 0 {
+                    return 1;
+                }
+            }
+            0
+        })
+        .spawn();
+    assert_eq!(maker.end(), End::Exit(0));
+}
+
+/// Waits until pause has no child any more, dead or alive.
+fn wait_until_childless(pause: &Process) {
+    pause.until("had no children", || pause.children().is_empty());
+}
+
+#[test]
+fn costs_no_context_switch() {
+    let pause = Start::pid1().spawn().asleep();
+    let before = pause.context_switches();
+    make_orphans(&pause, ORPHANS, 50);
+    wait_until_childless(&pause);
+    assert_eq!(pause.context_switches(), before);
+    pause.sleeps();
+    pause.terminate();
+}
+
+/// A PID 1 that only sleeps: the zombies stay. This shows that the tests here can fail.
+#[test]
+fn is_not_what_a_sleeper_does() {
+    let sleeper = Start::sleeper().namespaces(libc::CLONE_NEWPID).spawn().ready();
+    make_orphans(&sleeper, 100, 10);
+    sleeper.until("had all the zombies", || sleeper.zombies() == 100);
+}
+
+#[test]
+fn goes_on_while_it_is_stopped() {
+    let pause = Start::pid1().spawn().asleep();
+    pause.send(Signal::STOP);
+    pause.until("stopped", || pause.stat().state == 'T');
+    let before = pause.context_switches();
+    make_orphans(&pause, ORPHANS, 50);
+    wait_until_childless(&pause);
+    assert_eq!(pause.context_switches(), before);
+    assert_eq!(pause.stat().state, 'T');
+    pause.send(Signal::CONT);
+    pause.sleeps();
+    pause.terminate();
+}
+
+/// A freezer cgroup for one process. It is thawed and removed when this is dropped.
+struct Freezer {
+    folder: PathBuf,
+    /// The file that freezes, and what to write to it to freeze and to thaw.
+    switch: (&'static str, &'static str, &'static str),
+}
+
+impl Freezer {
+    /// A freezer in each hierarchy that this machine has.
+    fn all() -> Vec<Self> {
+        let v1 = ("/sys/fs/cgroup/freezer", ("freezer.state", "FROZEN", "THAWED"));
+        let v2 = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+        let v2 = v2.map(|root| (root, ("cgroup.freeze", "1", "0")));
+        let name = format!("podpause-test-{}", std::process::id());
+        let make = |(root, switch): (&str, (&'static str, _, _))| {
+            let folder = Path::new(root).join(&name);
+            let is_hierarchy = Path::new(root).join("cgroup.procs").exists();
+            (is_hierarchy && fs::create_dir(&folder).is_ok()).then_some(())?;
+            let freezer = Self { folder, switch };
+            freezer.folder.join(freezer.switch.0).exists().then_some(freezer)
+        };
+        [v1].into_iter().chain(v2).filter_map(make).collect()
+    }
+
+    fn freeze(&self, process: &Process) {
+        fs::write(self.folder.join("cgroup.procs"), process.pid.to_string()).unwrap();
+        fs::write(self.folder.join(self.switch.0), self.switch.1).unwrap();
+        let is_frozen = || {
+            let state = fs::read_to_string(self.folder.join("freezer.state")).unwrap_or_default();
+            let events = fs::read_to_string(self.folder.join("cgroup.events")).unwrap_or_default();
+            state.trim() == "FROZEN" || events.contains("frozen 1")
+        };
+        process.until("was frozen", is_frozen);
+    }
+
+    fn thaw(&self) {
+        fs::write(self.folder.join(self.switch.0), self.switch.2).unwrap();
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        let _ = fs::write(self.folder.join(self.switch.0), self.switch.2);
+        // The processes in it are killed by their own guards, before this one or after it.
+        let root = self.folder.parent().unwrap().join("cgroup.procs");
+        for pid in fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default().lines()
+        {
+            let _ = fs::write(&root, pid);
+        }
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+#[test]
+fn goes_on_while_its_cgroup_is_frozen() {
+    let freezers = Freezer::all();
+    if freezers.is_empty() {
+        skip!("freezer", "no cgroup with a freezer can be made here; root can on most machines");
+    }
+    for freezer in freezers {
+        let pause = Start::pid1().spawn().asleep();
+        freezer.freeze(&pause);
+        let before = pause.context_switches();
+        make_orphans(&pause, ORPHANS / 10, 50);
+        wait_until_childless(&pause);
+        assert_eq!(pause.context_switches(), before, "{:?}", freezer.folder);
+        freezer.thaw();
+        pause.sleeps();
+        pause.terminate();
+    }
+}
+
+/// A zombie that nobody waits for is reparented as it is when its parent ends.
+#[test]
+fn includes_orphans_that_were_zombies_already() {
+    let pause = Start::pid1().spawn().asleep();
+    let before = pause.context_switches();
+    let mut maker = pause
+        .join(libc::CLONE_NEWPID, || {
+            let parent = match fork() {
+                0 => {
+                    for _ in 0..100 {
+                        match fork() {
+                            0 => exit(0),
+                            child => harness::wait_for_zombie(child),
+                        }
+                    }
+                    exit(0)
+                }
+                parent => parent,
+            };
+            harness::wait_for_child(parent)
+        })
+        .spawn();
+    assert_eq!(maker.end(), End::Exit(0));
+    wait_until_childless(&pause);
+    assert_eq!(pause.context_switches(), before);
+    pause.terminate();
+}
+
+/// A pipe whose read end a child waits on, and whose write end lets it go.
+fn gate() -> (OwnedFd, OwnedFd) {
+    pipe_with(PipeFlags::CLOEXEC).unwrap()
+}
+
+/// Children that pause has from before it was pause: a runtime that forks, and then executes it.
+/// Those with another signal than SIGCHLD for their end, or none, are seen only by `__WALL`.
+#[test]
+fn includes_children_from_before_it_started() {
+    for is_pid1 in [true, false] {
+        let (reader, writer) = gate();
+        let start = if is_pid1 { Start::pid1() } else { Start::new().arguments(&["-P"]) };
+        let pause = start
+            .step(move || {
+                for exit_signal in [libc::SIGCHLD, 0, libc::SIGURG] {
+                    match fork_with(exit_signal) {
+                        0 => exit(0),
+                        dead => harness::wait_for_zombie(dead),
+                    }
+                    if fork_with(exit_signal) == 0 {
+                        // It lives until the test lets it go.
+                        harness::close_all_but([reader.as_raw_fd()]);
+                        exit(harness::read_byte(reader.as_raw_fd()))
+                    }
+                }
+                Ok(())
+            })
+            .spawn()
+            .asleep();
+        assert_eq!(pause.zombies(), 0, "as PID 1: {is_pid1}");
+        assert_eq!(pause.children().len(), 3, "those that live");
+        let before = pause.context_switches();
+        drop(writer);
+        wait_until_childless(&pause);
+        assert_eq!(pause.context_switches(), before, "as PID 1: {is_pid1}");
+        pause.terminate();
+    }
+}
+
+/// The leader of a process with threads ends first, and is a zombie for as long as they live.
+#[test]
+fn includes_a_process_whose_leader_ended_first() {
+    let pause = Start::pid1().spawn().asleep();
+    let before = pause.context_switches();
+    let (reader, writer) = gate();
+    let number = reader.as_raw_fd();
+    let mut maker = pause
+        .join(libc::CLONE_NEWPID, move || {
+            let parent = match fork() {
+                0 => match fork() {
+                    0 => harness::leave_thread_behind(number),
+                    _ => exit(0),
+                },
+                parent => parent,
+            };
+            harness::wait_for_child(parent)
+        })
+        .keeping(reader)
+        .spawn();
+    assert_eq!(maker.end(), End::Exit(0));
+    pause.until("had the leader as a zombie", || pause.zombies() == 1);
+    drop(writer);
+    wait_until_childless(&pause);
+    assert_eq!(pause.context_switches(), before);
+    pause.terminate();
+}
+
+/// With `--pid host`, pause is not PID 1, and reaps the orphans among its descendants as their
+/// subreaper (PR_SET_CHILD_SUBREAPER).
+#[test]
+fn is_done_for_descendants_where_it_is_not_pid_1() {
+    let (reader, writer) = gate();
+    let pause = Start::new()
+        .arguments(&["-P"])
+        .step(move || {
+            let gate = reader.as_raw_fd();
+            if fork() == 0 {
+                harness::close_all_but([gate]);
+                // Once pause is a subreaper, this ends and leaves an orphan, which lives until the
+                // test lets it go.
+                harness::read_byte(gate);
+                match fork() {
+                    0 => exit(harness::read_byte(gate)),
+                    _ => exit(0),
+                }
+            }
+            Ok(())
+        })
+        .spawn()
+        .asleep();
+    let child = pause.children()[0].pid;
+    rustix::io::write(&writer, b"x").unwrap();
+    let is_orphan = |children: Vec<Stat>| matches!(&children[..], [orphan] if orphan.pid != child);
+    pause.until("had the orphan", || is_orphan(pause.children()));
+    drop(writer);
+    wait_until_childless(&pause);
+    pause.terminate();
+}

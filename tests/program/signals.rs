@@ -1,0 +1,178 @@
+//! SIGTERM and SIGINT end pause; everything else is as the kernel has it.
+
+use rustix::process::Signal;
+
+use crate::harness::{End, Process, SignalMask, Start, kill};
+
+/// What pause says as it is ended by a signal.
+fn farewell(signal: Signal) -> &'static str {
+    match signal {
+        Signal::TERM => "pause: SIGTERM 15\n",
+        _ => "pause: SIGINT   2\n",
+    }
+}
+
+const ENDS: [Signal; 2] = [Signal::TERM, Signal::INT];
+
+#[test]
+fn end_it_from_outside() {
+    for signal in ENDS {
+        for start in [Start::pid1(), Start::new().arguments(&["-P"])] {
+            let mut process = start.spawn().asleep();
+            process.send(signal);
+            assert_eq!(process.end(), End::Exit(0));
+            assert_eq!(process.messages(), farewell(signal));
+        }
+    }
+}
+
+/// A container that shares the PID namespace may end the pod.
+#[test]
+fn end_it_from_inside_the_namespace() {
+    for signal in ENDS {
+        let mut process = Start::pid1().spawn().asleep();
+        let number = signal.as_raw();
+        let mut inside = process
+            .join(libc::CLONE_NEWPID, move || {
+                // The first process that is in the namespace is this one's child.
+                match crate::harness::fork() {
+                    0 => i32::from(kill(1, number).is_err()),
+                    child => crate::harness::wait_for_child(child),
+                }
+            })
+            .spawn();
+        assert_eq!(process.end(), End::Exit(0));
+        assert_eq!(process.messages(), farewell(signal));
+        // The kernel kills what else is in the namespace.
+        inside.end();
+    }
+}
+
+/// The harness blocks all signals, and the child sends itself this one before it executes pause.
+#[test]
+fn end_it_before_its_first_instruction() {
+    for signal in ENDS {
+        for start in [Start::pid1(), Start::new()] {
+            let number = signal.as_raw();
+            let mut process = start.step(move || kill(std::process::id() as i32, number)).spawn();
+            assert_eq!(process.end(), End::Exit(0));
+        }
+    }
+}
+
+/// Without the block, the kernel drops what it would for any PID 1 that has no handler. This shows
+/// that the test above can fail.
+#[test]
+fn before_its_first_instruction_are_lost_unless_blocked() {
+    let process = Start::pid1()
+        .blocked(SignalMask::None)
+        .step(|| {
+            crate::harness::unblock_all();
+            kill(1, libc::SIGTERM)
+        })
+        .spawn()
+        .asleep();
+    assert!(process.lives());
+    process.terminate();
+}
+
+#[test]
+fn end_it_though_they_were_ignored_or_blocked() {
+    for signal in ENDS {
+        for mask in [SignalMask::All, SignalMask::None] {
+            for start in [Start::pid1(), Start::new()] {
+                let start = start.blocked(mask).ignoring(signal.as_raw());
+                let mut process = start.ignoring(libc::SIGCHLD).spawn().asleep();
+                process.send(signal);
+                assert_eq!(process.end(), End::Exit(0));
+            }
+        }
+    }
+}
+
+/// What a signal does to pause when it is not PID 1.
+#[derive(Debug, PartialEq, Clone, Copy)]
+enum Effect {
+    Ends,
+    /// Blocked or ignored, or without a default action.
+    None,
+    Kills,
+    Stops,
+}
+
+fn effect(signal: i32) -> Effect {
+    match signal {
+        libc::SIGTERM | libc::SIGINT => Effect::Ends,
+        // Ours: a message may raise the first two, and the kernel reaps instead of the third.
+        libc::SIGPIPE | libc::SIGTTOU | libc::SIGCHLD => Effect::None,
+        // signal(7), default action Ign or Cont.
+        libc::SIGURG | libc::SIGWINCH | libc::SIGCONT => Effect::None,
+        libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN => Effect::Stops,
+        _ => Effect::Kills,
+    }
+}
+
+/// The numbers that kill(2) takes; 32 and 33 among them, which C libraries keep for themselves.
+const ALL: std::ops::RangeInclusive<i32> = 1..=64;
+
+#[test]
+fn other_than_these_have_their_default_action() {
+    for signal in ALL {
+        // In a process group of its own: the kernel stops none that is orphaned.
+        let own_group = || Ok(rustix::process::setpgid(None, None)?);
+        let mut process = Start::new().arguments(&["-P"]).step(own_group).spawn().asleep();
+        process.send_number(signal);
+        match effect(signal) {
+            Effect::Ends => assert_eq!(process.end(), End::Exit(0), "signal {signal}"),
+            Effect::Kills => assert_eq!(process.end(), End::Killed(signal), "signal {signal}"),
+            Effect::Stops => {
+                process.until("stops", || process.stat().state == 'T');
+                process.send(Signal::CONT);
+                process.sleeps();
+                process.terminate();
+            }
+            Effect::None => {
+                process.sleeps();
+                process.terminate();
+            }
+        }
+    }
+}
+
+/// From the parent namespace, the kernel lets SIGKILL and SIGSTOP through to a PID 1 (signal(7),
+/// pid_namespaces(7)). From inside, not even those.
+#[test]
+fn other_than_these_are_discarded_for_pid_1() {
+    for signal in ALL {
+        let mut process = Start::pid1().spawn().asleep();
+        process.send_number(signal);
+        match signal {
+            libc::SIGTERM | libc::SIGINT => assert_eq!(process.end(), End::Exit(0)),
+            libc::SIGKILL => assert_eq!(process.end(), End::Killed(signal)),
+            libc::SIGSTOP => {
+                process.until("stops", || process.stat().state == 'T');
+                process.send(Signal::CONT);
+                process.sleeps();
+                process.terminate();
+            }
+            _ => {
+                process.sleeps();
+                process.terminate();
+            }
+        }
+    }
+
+    let process: Process = Start::pid1().spawn().asleep();
+    let mut inside = process
+        .join(libc::CLONE_NEWPID, || match crate::harness::fork() {
+            0 => {
+                let rest = ALL.filter(|signal| effect(*signal) != Effect::Ends);
+                rest.map(|signal| i32::from(kill(1, signal).is_err())).sum()
+            }
+            child => crate::harness::wait_for_child(child),
+        })
+        .spawn();
+    assert_eq!(inside.end(), End::Exit(0));
+    process.sleeps();
+    process.terminate();
+}
