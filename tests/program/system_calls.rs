@@ -1,1 +1,126 @@
-//! fill
+//! The system calls that pause makes, one by one, and what it does when they are denied.
+
+use std::collections::BTreeSet;
+
+use libc::{
+    SYS_chdir, SYS_close_range, SYS_exit, SYS_getpid, SYS_munmap, SYS_ppoll, SYS_prctl,
+    SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigtimedwait, SYS_wait4, SYS_write,
+};
+use rustix::process::Signal;
+
+use crate::harness::{End, Start, Trace};
+
+/// From exec to sleep as PID 1. The last is the sleep.
+const TO_SLEEP: [libc::c_long; 9] = [
+    SYS_rt_sigprocmask,
+    SYS_rt_sigaction,
+    SYS_getpid,
+    SYS_wait4,
+    SYS_prctl, // PR_SET_NAME
+    SYS_prctl, // PR_SET_MM
+    SYS_munmap,
+    SYS_close_range,
+    SYS_rt_sigtimedwait,
+];
+
+/// From SIGTERM to the end.
+const TO_END: [libc::c_long; 3] = [SYS_ppoll, SYS_write, SYS_exit];
+
+fn numbers(trace: &Trace) -> Vec<libc::c_long> {
+    trace.calls.iter().map(|call| call.0).collect()
+}
+
+#[test]
+fn are_these_as_pid_1() {
+    let trace = Start::pid1().trace();
+    assert_eq!(trace.end, End::Exit(0));
+    assert_eq!(numbers(&trace), [&TO_SLEEP[..], &TO_END].concat());
+    let failed = trace.calls.iter().filter(|call| call.1.is_some_and(|result| result < 0));
+    let failed: Vec<_> = failed.collect();
+    assert_eq!(failed, [&(SYS_wait4, Some(-i64::from(libc::ECHILD)))]);
+}
+
+#[test]
+fn are_these_where_it_is_not_pid_1() {
+    let trace = Start::new().trace();
+    assert_eq!(trace.end, End::Exit(0));
+    let (before, after) = TO_SLEEP.split_at(3);
+    // The warning, PR_SET_CHILD_SUBREAPER, and the root folder.
+    let between = [SYS_ppoll, SYS_write, SYS_prctl, SYS_chdir];
+    assert_eq!(numbers(&trace), [before, &between, after, &TO_END].concat());
+}
+
+#[test]
+fn are_two_for_an_answer() {
+    let null = || std::fs::File::options().write(true).open("/dev/null").unwrap();
+    let trace = Start::pid1().arguments(&["-v"]).stdout(null()).trace();
+    assert_eq!((numbers(&trace), trace.end), (vec![SYS_write, SYS_exit], End::Exit(0)));
+}
+
+/// What becomes of pause without each of its calls.
+const DENIED: [(libc::c_long, End); 12] = [
+    // It cannot do what it is for, and says so by a message and its status.
+    (SYS_rt_sigprocmask, End::Exit(2)),
+    (SYS_rt_sigaction, End::Exit(2)),
+    (SYS_rt_sigtimedwait, End::Exit(3)),
+    // It cannot even end: the instruction behind the call is not allowed.
+    (SYS_exit, End::Killed(libc::SIGILL)),
+    // It holds, and ends on SIGTERM. What is lost is a message,
+    (SYS_ppoll, End::Exit(0)),
+    (SYS_write, End::Exit(0)),
+    // its memory,
+    (SYS_munmap, End::Exit(0)),
+    // its memory, its name, and that it is a subreaper,
+    (SYS_prctl, End::Exit(0)),
+    // children that were dead before it started,
+    (SYS_wait4, End::Exit(0)),
+    // descriptors that were leaked to it,
+    (SYS_close_range, End::Exit(0)),
+    // its folder where it is not PID 1,
+    (SYS_chdir, End::Exit(0)),
+    // and to know whether it is: it takes itself for an ordinary process.
+    (SYS_getpid, End::Exit(0)),
+];
+
+#[test]
+fn are_not_needed_each_and_it_never_spins() {
+    for (number, end) in DENIED {
+        for errno in [libc::EPERM, libc::ENOSYS, libc::EAGAIN, libc::EINVAL] {
+            for start in [Start::pid1(), Start::new()] {
+                let start = start.arguments(&["-P"]).denying(number, errno);
+                if number == SYS_exit {
+                    // A PID 1 with a tracer survives a bad instruction, without one it does not
+                    // (`force_sig_info_to_task` in Linux `kernel/signal.c`).
+                    let mut process = start.spawn().asleep();
+                    process.send(Signal::TERM);
+                    assert_eq!(process.end(), end);
+                    continue;
+                }
+                let trace = start.trace();
+                let calls = numbers(&trace);
+                assert_eq!(trace.end, end, "without {number}: {calls:?}");
+                assert!(calls.len() <= 20, "without {number}: {calls:?}");
+                let message = match end {
+                    _ if [SYS_ppoll, SYS_write].contains(&number) => "",
+                    End::Exit(2 | 3) => "pause: can't hold\n",
+                    _ => "pause: SIGTERM 15\n",
+                };
+                assert_eq!(trace.messages, message, "without {number}");
+            }
+        }
+    }
+    let with_row: BTreeSet<_> = DENIED.iter().map(|row| row.0).collect();
+    let made: BTreeSet<_> = numbers(&Start::new().trace()).into_iter().collect();
+    assert_eq!(with_row, made, "each of its calls has a row");
+}
+
+/// Where prctl is denied, the kernel cannot be told that the name has moved: it stays, and with it
+/// the stack.
+#[test]
+fn that_are_denied_leave_the_name_and_the_stack() {
+    let start = Start::pid1().arguments(&["-P"]).denying(SYS_prctl, libc::EPERM);
+    let process = start.spawn().asleep();
+    assert_eq!(process.read_proc("cmdline"), "/pause\0-P\0");
+    assert!(process.read_proc("maps").contains("[stack]"));
+    process.terminate();
+}
