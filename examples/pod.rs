@@ -36,7 +36,7 @@ use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{
     Gid, Pid, PidfdFlags, Signal, Uid, WaitId, WaitIdOptions, WaitIdStatus, getegid, geteuid,
-    getpgrp, getpid, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
+    getpgrp, getpid, kill_current_process_group, kill_process_group, pidfd_open, pidfd_send_signal,
     set_parent_process_death_signal, setpgid, setsid, waitid,
 };
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
@@ -89,7 +89,7 @@ fn demonstrate() -> Result<()> {
     fact("process", format!("{} on this machine, 1 in the pod", pod.pause.pid));
     let (its, ours) = (namespaces(&pod.pause.pid.to_string())?, namespaces("self")?);
     for ((name, its), ours) in NAMESPACE_NAMES.iter().zip(&its).zip(&ours) {
-        fact(name, format!("{its}  outside {ours}"));
+        fact(name, format!("{its:<18} outside {ours}"));
     }
     check("none of them is ours", its.iter().all(|namespace| !ours.contains(namespace)))?;
 
@@ -135,7 +135,7 @@ fn demonstrate() -> Result<()> {
     title("What pause takes");
     for (field, meaning) in [
         ("VmRSS", "memory"),
-        ("RssAnon", "of which its own, the rest is shared by all pods"),
+        ("RssAnon", "of that, its own: the rest is the text of the program"),
         ("VmPTE", "page tables"),
     ] {
         fact(field, format!("{:<8} {meaning}", pod.pause_status(field)?));
@@ -249,15 +249,16 @@ impl Terminal {
                 container.wait_for_state(WaitIdOptions::EXITED | WaitIdOptions::STOPPED)?;
             if !status.stopped() {
                 if is_in_front {
-                    self.hand_to(getpgrp())?;
+                    let _ = self.hand_to(getpgrp()); // The terminal may be gone.
                 }
                 return Ok(status);
             }
-            // Ctrl-Z has stopped the container. We stop as well, for our shell to notice, and go on
-            // here as soon as it says `fg` or `bg`. A container that was sent to the background and
-            // stops because it wants the terminal, which is ours by now, has it at once.
+            // Ctrl-Z has stopped the container. We stop as well, for our shell to notice, and with us
+            // our process group, as `cargo run` may be in it; `fg` or `bg` lets us go on here. But a
+            // container that stops in the background because it wants the terminal, which `fg` has
+            // made ours by now, has it at once.
             if !self.is_ours() {
-                kill_process(getpid(), Signal::TSTP).context("stop")?;
+                kill_current_process_group(Signal::TSTP).context("stop")?;
             }
             is_in_front = self.is_ours();
             if is_in_front {
@@ -314,23 +315,21 @@ impl Pod {
     /// A process cannot change its PID namespace, only choose that of its children. So a helper
     /// joins, and its child is the container; with CLONE_PARENT, it is our child nevertheless.
     fn join(&self, name: &CStr, work: impl FnOnce() -> Result<()>) -> Result<Process> {
-        let (answer, mut to_us) = io::pipe().context("pipe")?;
+        let (mut answer, mut to_us) = io::pipe().context("pipe")?;
         let helper = fork(0, move || {
             let namespaces = ThreadNameSpaceType::from_bits_retain(NAMESPACES as u32);
             move_into_thread_name_spaces(self.pause.fd.as_fd(), namespaces).context("setns")?;
             rustix::thread::set_name(name).context("name the container")?;
             let container = fork(libc::CLONE_PARENT, work)?;
-            write!(to_us, "{}", container.pid).context("report the container")?;
+            let pid = container.pid.as_raw_nonzero().get();
+            to_us.write_all(&pid.to_ne_bytes()).context("report the container")?;
             mem::forget(container); // It is not the helper's to end.
             Ok(())
         })?;
         helper.succeed()?;
-        let mut pid = [0; 16];
-        wait_for(&answer, "a container starts")?;
-        let length = (&answer).read(&mut pid).context("a container starts")?;
-        let pid = str::from_utf8(&pid[..length]).context("a container's PID")?;
-        let pid = Pid::from_raw(pid.parse().context("a container's PID")?);
-        let pid = pid.ok_or("a container's PID is 0")?;
+        let mut pid = [0; 4];
+        answer.read_exact(&mut pid).context("a container's PID")?;
+        let pid = Pid::from_raw(i32::from_ne_bytes(pid)).ok_or("a container's PID is 0")?;
         // The number cannot be another's by now: a child of ours keeps it until we reap the child.
         let fd = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
         Ok(Process { pid, fd })
