@@ -14,6 +14,18 @@ fn is_within_its_budget() {
     assert!(podpause::ELF.len() <= BUDGET_BYTES, "{} bytes", podpause::ELF.len());
 }
 
+/// The front page says how large it is.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn is_as_large_as_the_readme_says() {
+    let readme = include_str!("../../README.md");
+    let (thousands, rest) = (podpause::ELF.len() / 1_000, podpause::ELF.len() % 1_000);
+    for words in [format!("in {thousands},{rest:03} bytes"), format!("**{thousands},{rest:03} B**")]
+    {
+        assert!(readme.contains(&words), "README.md should say {words:?}");
+    }
+}
+
 /// What cargo linked, in this profile, is what the library carries.
 #[test]
 fn is_the_library_s() {
