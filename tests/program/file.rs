@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use tempfile::TempDir;
+
 use crate::harness::program;
 
 /// The bytes that the target may have.
@@ -32,38 +34,85 @@ fn is_the_library_s() {
     assert_eq!(fs::read(program()).unwrap(), podpause::ELF);
 }
 
-/// A copy of the sources, in another folder, with other flags and as another user would have them.
-#[test]
-fn is_the_same_from_elsewhere() {
+/// A copy of what pause is built from, in another folder.
+fn copy_of_sources() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for name in ["Cargo.toml", "Cargo.lock", "build.rs", "pause.ld", "carried.ld"] {
-        fs::copy(root.join(name), folder.path().join(name)).unwrap();
+    for entry in fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if matches!(extension, Some("rs" | "ld")) {
+            fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
     }
     copy_folder(&root.join("src"), &folder.path().join("src"));
-    // Without the tests, examples and benchmarks there is no need for what they depend on.
-    let manifest = fs::read_to_string(folder.path().join("Cargo.toml")).unwrap();
-    let manifest: String = manifest
-        .split("\n[")
-        .filter(|table| !table.starts_with("dev-dependencies") && !table.starts_with("workspace"))
-        .collect::<Vec<_>>()
-        .join("\n[");
+    // It has no dependencies, and so needs no registry.
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let tables = manifest.split("\n[").filter(|table| {
+        ["[package]", "[bin]", "profile."].iter().any(|name| table.starts_with(name))
+    });
+    let manifest = tables.collect::<Vec<_>>().join("\n[") + "\n[workspace]\n";
     fs::write(folder.path().join("Cargo.toml"), manifest).unwrap();
+    folder
+}
 
+/// Builds pause in a folder: the program, or what the compiler says.
+fn build(folder: &Path, profile: &str, flags: &str) -> Result<Vec<u8>, String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--offline", "--profile", profile, "--bin", "pause"])
+        .current_dir(folder)
+        .env("RUSTFLAGS", flags)
+        .env("CARGO_TARGET_DIR", folder.join("target"))
+        .env_remove("CARGO_BUILD_TARGET")
+        .output()
+        .unwrap();
+    if !output.status.success() {
+        return Err(String::from_utf8(output.stderr).unwrap());
+    }
+    let name = if profile == "dev" { "debug" } else { profile };
+    Ok(fs::read(folder.join("target").join(name).join("pause")).unwrap())
+}
+
+#[test]
+fn is_the_same_from_elsewhere_and_with_other_flags() {
+    let folder = copy_of_sources();
     for (profile, flags) in [("dev", "-Cforce-frame-pointers=yes -g"), ("release", "-Copt-level=0")]
     {
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--offline", "--profile", profile, "--bin", "pause"])
-            .current_dir(&folder)
-            .env("RUSTFLAGS", flags)
-            .env("CARGO_TARGET_DIR", folder.path().join("target"))
-            .env_remove("CARGO_BUILD_TARGET")
-            .status()
-            .unwrap();
-        assert!(status.success());
-        let folder_name = if profile == "dev" { "debug" } else { profile };
-        let built = folder.path().join("target").join(folder_name).join("pause");
-        assert_eq!(fs::read(built).unwrap(), podpause::ELF, "{profile}, {flags}");
+        let built = build(folder.path(), profile, flags).unwrap();
+        assert!(built == podpause::ELF, "{profile} with {flags} gives other bytes");
+    }
+}
+
+/// What must not be in the program does not link, and the linker says what to do.
+#[test]
+fn cannot_be_linked_with_what_it_must_not_have() {
+    let story = "arch::entry_point!(";
+    for (name, code, message) in [
+        (
+            "a panic",
+            "#[unsafe(no_mangle)] extern \"C\" fn f(a: &[u8], i: usize) -> u8 { a[i] }\n\
+             #[used] #[unsafe(link_section = \".rodata\")]\n\
+             static USED: extern \"C\" fn(&[u8], usize) -> u8 = f;",
+            "this_code_can_panic_but_pause_must_not",
+        ),
+        (
+            "too many bytes",
+            "#[used] static USED: [u8; 2_000] = [1; 2_000];",
+            "pause is larger than its budget",
+        ),
+        (
+            "a static that is written to",
+            "#[used] static mut USED: u8 = 1;",
+            "pause has a static that is written to",
+        ),
+    ] {
+        let folder = copy_of_sources();
+        let main = folder.path().join("src/main.rs");
+        let source = fs::read_to_string(&main).unwrap();
+        assert_eq!(source.matches(story).count(), 1);
+        fs::write(&main, source.replace(story, &format!("{code}\n{story}"))).unwrap();
+        let error = build(folder.path(), "dev", "").expect_err(name);
+        assert!(error.contains(message), "{name}: {error}");
     }
 }
 
