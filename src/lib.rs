@@ -1,9 +1,15 @@
 //! The program `pause`, the infra container of a pod, for whoever carries it: container runtimes,
 //! image builders, tests and benchmarks.
 //!
-//! [`ELF`] is a static executable of about a kilobyte. As PID 1 of a PID namespace, it holds the
-//! namespaces that it was started in, has the kernel reap orphans, ends with status 0 on SIGTERM or
-//! SIGINT, and otherwise sleeps. It needs no file, no right and no argument.
+//! As PID 1 of a PID namespace, it holds the namespaces that it was started in, has the kernel reap
+//! orphans, ends with status 0 on SIGTERM or SIGINT, and otherwise sleeps. It needs no file, no
+//! right and no argument.
+//!
+//! | what a runtime has | what it uses | memory of its own per pod |
+//! |---|---|---|
+//! | a file system for the pod | [`ELF`], written to a file there | one page |
+//! | nothing | [`memfd`], once, and [`exec`] in the child | one page |
+//! | nothing, not even exec | [`run`] in the child | what the child has |
 //!
 //! It closes the descriptors that it inherits, but for 0, 1 and 2, as the last thing before it
 //! sleeps. A runtime that hands it the write end of a pipe sees the end of that pipe when pause is
@@ -12,7 +18,26 @@
 //! ```
 //! assert_eq!(&podpause::ELF[..4], b"\x7fELF");
 //! ```
+//!
+//! Without default features, the crate is `no_std`, depends on nothing, and has [`ELF`] and [`run`].
 #![no_std]
+
+#[cfg(feature = "std")]
+extern crate std;
+
+#[allow(unused, reason = "the program uses the rest")]
+mod arch;
+#[cfg(feature = "std")]
+mod embed;
+#[allow(unused, reason = "the program uses the rest")]
+mod pause;
+mod run;
+#[allow(unused, reason = "the program uses the rest")]
+mod sys;
+
+#[cfg(feature = "std")]
+pub use embed::{exec, memfd};
+pub use run::run;
 
 /// The bytes of the program, for the target that this crate is compiled for.
 ///

@@ -1,0 +1,50 @@
+//! pause without a program: the caller itself becomes it.
+
+use crate::arch::{nr, syscall};
+use crate::pause::{Page, arm, hold, reap};
+use crate::sys;
+
+/// Becomes pause in this very process, without exec: for the child of a runtime that has nothing to
+/// execute.
+///
+/// It behaves as the program does, but keeps what memory the process has, and its command line, and
+/// never warns. Handlers of signals are gone from here on, as after an exec.
+///
+/// # Safety
+///
+/// The process has this one thread, as a child has behind fork(2) or clone3(2) without CLONE_VM.
+/// Descriptors above 2 are closed, so nothing may run in the process any more that uses one.
+///
+/// ```no_run
+/// # fn fork() -> i32 { 1 }
+/// match fork() {
+///     // SAFETY: a child behind fork(2) has one thread, and runs nothing else.
+///     0 => unsafe { podpause::run() },
+///     pid => println!("pause is process {pid}"),
+/// }
+/// ```
+pub unsafe fn run() -> ! {
+    // SAFETY: the struct is integers, a null pointer and an array of them, for which zero is a value.
+    let mut page: Page = unsafe { core::mem::zeroed() };
+    arm(&mut page);
+    reset_signal_actions();
+    if sys::process_id() != 1 {
+        sys::become_child_subreaper();
+        sys::chdir_root();
+    }
+    reap();
+    sys::set_thread_name(c"pause");
+    sys::close_all_but_stdio();
+    hold(&mut page)
+}
+
+/// Gives all signals but SIGCHLD, which pause ignores, their default action.
+fn reset_signal_actions() {
+    // `struct sigaction` of the kernel is all zero for SIG_DFL, and has at most five words.
+    const DEFAULT: [usize; 5] = [0; 5];
+    for signal in (1..=64).filter(|signal| *signal != sys::SIGCHLD as usize) {
+        let action = DEFAULT.as_ptr().expose_provenance();
+        // SAFETY: the kernel reads the struct, and writes none. For SIGKILL and SIGSTOP it fails.
+        unsafe { syscall(nr::RT_SIGACTION, [signal, action, 0, size_of::<sys::SignalSet>()]) };
+    }
+}
