@@ -18,7 +18,7 @@ use std::convert::Infallible;
 use std::env;
 use std::ffi::{CStr, OsString};
 use std::fmt::Display;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, IsTerminal, PipeReader, PipeWriter, Read, Write};
 use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -26,12 +26,11 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitCode};
-use std::ptr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, inotify, memfd_create};
+use rustix::fs::inotify;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{
@@ -287,9 +286,7 @@ struct Pod {
 impl Pod {
     /// Starts pause in new namespaces, and returns when it is ready.
     fn start() -> Result<Pod> {
-        let program = memfd_create("pause", MemfdFlags::CLOEXEC).context("memfd_create")?;
-        let mut program = File::from(program);
-        program.write_all(podpause::ELF).context("write pause to memory")?;
+        let program = podpause::memfd().context("put pause into memory")?;
         let runtime = pidfd_open(getpid(), PidfdFlags::empty()).context("pidfd_open")?;
         let (last_words, stderr) = io::pipe().context("pipe")?;
         let (ready, mut is_ready) = io::pipe().context("pipe")?;
@@ -435,15 +432,14 @@ fn set_interface(
 }
 
 /// Executes pause from memory. There is no file of it, and it needs none.
-fn become_pause(program: &File, stderr: &PipeWriter, is_ready: &PipeWriter) -> Result<Infallible> {
+fn become_pause(
+    program: &OwnedFd,
+    stderr: &PipeWriter,
+    is_ready: &PipeWriter,
+) -> Result<Infallible> {
     rustix::stdio::dup2_stderr(stderr).context("dup2")?;
     fcntl_setfd(is_ready, FdFlags::empty()).context("fcntl")?; // Otherwise, exec would close it.
-    let arguments = [c"/pause".as_ptr(), ptr::null()];
-    let environment = [ptr::null()];
-    // SAFETY: both arrays end with a null pointer, the others point to C strings, and all of it
-    // outlives the call, which returns only if it fails.
-    unsafe { libc::fexecve(program.as_raw_fd(), arguments.as_ptr(), environment.as_ptr()) };
-    Err(format!("execute pause: {}", io::Error::last_os_error()))
+    Err(format!("execute pause: {}", podpause::exec(program.as_fd())))
 }
 
 /// The container `web`: notes in the volume that it starts, and answers on the network.

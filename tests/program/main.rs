@@ -5,6 +5,7 @@
 mod answers;
 mod file;
 mod harness;
+mod library;
 mod memory;
 mod messages;
 mod reaping;
