@@ -7,6 +7,8 @@ mod file;
 mod harness;
 mod memory;
 mod messages;
+mod namespaces;
 mod reaping;
 mod signals;
 mod system_calls;
+// mod unshare;
