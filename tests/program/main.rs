@@ -11,4 +11,4 @@ mod namespaces;
 mod reaping;
 mod signals;
 mod system_calls;
-// mod unshare;
+mod unshare;

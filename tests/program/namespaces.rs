@@ -226,9 +226,9 @@ enum Way {
 }
 
 impl Kind {
-    /// pause as the first process in a namespace of this kind, and perhaps of others.
-    fn pause(&self, others: libc::c_int) -> Process {
-        let start = Start::new().arguments(&["-P"]).namespaces(self.flag | others);
+    /// pause as the first process in a namespace of this kind.
+    fn pause(&self) -> Process {
+        let start = Start::new().arguments(&["-P"]).namespaces(self.flag);
         (self.start)(start).spawn().asleep()
     }
 
@@ -296,7 +296,7 @@ fn own_inode(name: &str) -> u64 {
 #[test]
 fn outlive_the_container_that_used_them() {
     for kind in kinds().filter(|kind| kind.flag != libc::CLONE_NEWCGROUP) {
-        let pause = kind.pause(0);
+        let pause = kind.pause();
         kind.check_held(&pause);
         pause.terminate();
 
@@ -358,7 +358,7 @@ fn outlive_the_container_that_used_them_with_a_cgroup_as_root() {
     pause.terminate();
 
     // A namespace whose root is our own cgroup.
-    let new = CGROUP.pause(0);
+    let new = CGROUP.pause();
     assert_eq!(CGROUP.try_container(&new, Way::Pidfd, CGROUP.sees), End::Exit(NOT_SEEN));
     new.terminate();
 }
@@ -367,6 +367,7 @@ fn outlive_the_container_that_used_them_with_a_cgroup_as_root() {
 /// for the user namespace in which it was made to one, and then tries to make another. Nothing else
 /// would do: a number in /proc/PID/ns is given to the next namespace at once.
 struct Witness {
+    kind: &'static str,
     process: Process,
     go: OwnedFd,
 }
@@ -399,15 +400,14 @@ impl Witness {
         let start = owner.join(libc::CLONE_NEWUSER, move || status(watch()));
         let process = start.keeping(tell).keeping(gate).spawn();
         assert!(is_readable(told.as_fd(), DEADLINE), "the witness has not seen the namespace");
-        assert!(process.lives(), "the witness has not seen the namespace");
-        Self { process, go }
+        Self { kind: kind.name, process, go }
     }
 
     /// Waits until the namespace is released.
     fn sees_the_end(self) {
         drop(self.go);
-        let Self { mut process, .. } = self;
-        assert_eq!(process.end(), End::Exit(0));
+        let Self { kind, mut process, .. } = self;
+        assert_eq!(process.end(), End::Exit(0), "{kind}: not seen, or errno");
     }
 }
 
@@ -466,7 +466,8 @@ fn end_with_the_first_container_where_nobody_holds_them() {
 /// What a container has left behind in the PID namespace ends with it.
 #[test]
 fn end_with_pause_and_so_does_what_is_in_them() {
-    let pause = PID.pause(0);
+    let pause = PID.pause();
+    assert_eq!(pause.status().nspid.unwrap()[1..], [1]);
     PID.leave_state(&pause);
     let orphan = Process::found(pause.children()[0].pid);
     assert_eq!(orphan.status().nspid.unwrap()[1..], [ORPHAN]);
@@ -518,7 +519,7 @@ fn check_client(pause: &Process, address: Ipv4Addr, word: &'static [u8]) {
 
 #[test]
 fn let_containers_talk_also_after_a_restart() {
-    let pause = NET.pause(0);
+    let pause = NET.pause();
     NET.leave_state(&pause);
     for address in [Ipv4Addr::LOCALHOST, ADDRESS] {
         let mut first = server(&pause, address, b"first");
@@ -536,10 +537,13 @@ fn let_containers_talk_also_after_a_restart() {
 /// The namespace modes of a pod (`NamespaceMode` of the CRI): POD, or NODE for that of the host.
 #[test]
 fn are_held_whichever_the_pod_has() {
-    let kinds = [PID, NET, IPC];
-    for row in 0..1 << kinds.len() {
-        let is_pod = |kind: &Kind| kinds.iter().position(|other| other.flag == kind.flag);
-        let is_pod = |kind: &Kind| is_pod(kind).is_none_or(|column| row & 1 << column != 0);
+    for row in 0..8 {
+        let is_pod = |kind: &Kind| match kind.flag {
+            libc::CLONE_NEWPID => row & 1 != 0,
+            libc::CLONE_NEWNET => row & 2 != 0,
+            libc::CLONE_NEWIPC => row & 4 != 0,
+            _ => true,
+        };
         let all = [PID, NET, IPC, UTS, MNT];
         let held = all.iter().filter(|kind| is_pod(kind)).fold(0, |held, kind| held | kind.flag);
         let mut pause = Start::new().namespaces(held).spawn().asleep();
@@ -569,8 +573,9 @@ fn enter_empty_root() -> io::Result<()> {
     Ok(rustix::process::chdir(c"/")?)
 }
 
-/// Gives up all capabilities, also those that a program could bring along.
-fn drop_capabilities() -> io::Result<()> {
+/// Gives up all capabilities, also those that a program could bring along, and becomes this user. In
+/// the user namespace of an ordinary user there is no other to become.
+fn drop_rights(user: Option<u32>) -> io::Result<()> {
     for number in 0..64 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         match rustix::thread::remove_capability_from_bounding_set(capability) {
@@ -579,10 +584,9 @@ fn drop_capabilities() -> io::Result<()> {
             result => result?,
         }
     }
-    if is_root() {
-        return become_user(65_535);
+    if let Some(user) = user {
+        return become_user(user);
     }
-    // In the user namespace of an ordinary user there is only the one id.
     let none = CapabilitySet::empty();
     let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
     rustix::thread::set_capabilities(None, none)?;
@@ -591,12 +595,13 @@ fn drop_capabilities() -> io::Result<()> {
 
 /// The program without rights or files: it comes from a memfd.
 fn hardened(namespaces: libc::c_int) -> Start {
+    let user = is_root().then_some(65_535);
     let memfd = rustix::fs::memfd_create("pause", MemfdFlags::CLOEXEC).unwrap();
     File::from(memfd.try_clone().unwrap()).write_all(podpause::ELF).unwrap();
     Start::body(Body::Descriptor(memfd))
         .namespaces(namespaces | libc::CLONE_NEWNS)
         .step(enter_empty_root)
-        .step(drop_capabilities)
+        .step(move || drop_rights(user))
 }
 
 #[test]
