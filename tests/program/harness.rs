@@ -6,6 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{self, Read, Seek};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -482,6 +483,15 @@ impl Process {
             .step(move || set_namespaces(pidfd.as_fd(), namespaces))
     }
 
+    /// As [`join`](Self::join), but one namespace by its file, as nsenter(1) does: `net`, say.
+    pub fn join_by_file(&self, name: &str, run: impl FnMut() -> i32 + 'static) -> Start {
+        let open = |name: &str| fs::File::open(format!("/proc/{}/ns/{name}", self.pid)).unwrap();
+        let user = (!is_root() && name != "user").then(|| open("user"));
+        let files: Vec<fs::File> = user.into_iter().chain([open(name)]).collect();
+        Start::body(Body::Function(Box::new(run)))
+            .step(move || files.iter().try_for_each(|file| set_namespaces(file.as_fd(), 0)))
+    }
+
     /// Makes the caller root in the user namespace of the process.
     fn map_ids(&self) -> io::Result<()> {
         let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
@@ -767,9 +777,113 @@ fn wait_for_stop(pid: i32) -> Option<Stop> {
     }
 }
 
-fn set_namespaces(pidfd: BorrowedFd, namespaces: libc::c_int) -> io::Result<()> {
+/// Joins these namespaces of a process by its pidfd, or the one namespace that the file is of.
+pub fn set_namespaces(file: BorrowedFd, namespaces: libc::c_int) -> io::Result<()> {
     // SAFETY: setns(2) takes two numbers.
-    check(unsafe { libc::setns(pidfd.as_raw_fd(), namespaces) }.into()).map(drop)
+    check(unsafe { libc::setns(file.as_raw_fd(), namespaces) }.into()).map(drop)
+}
+
+/// Leaves these namespaces for new ones; of CLONE_NEWPID, only children to come are in the new one.
+pub fn unshare(namespaces: libc::c_int) -> io::Result<()> {
+    // SAFETY: unshare(2) takes a number. Without CLONE_FILES or CLONE_FS, nothing that safe code
+    // relies on is taken from under it.
+    check(unsafe { libc::unshare(namespaces) }.into()).map(drop)
+}
+
+/// Makes a System V segment with this byte in it.
+pub fn make_segment(key: libc::key_t, byte: u8) -> io::Result<()> {
+    let address = attach_segment(key, libc::IPC_CREAT | libc::IPC_EXCL | 0o600)?;
+    // SAFETY: a segment is at least a page, which nobody else has mapped yet.
+    unsafe { address.write(byte) };
+    detach_segment(address)
+}
+
+/// The byte that is in a System V segment.
+pub fn read_segment(key: libc::key_t) -> io::Result<u8> {
+    let address = attach_segment(key, 0)?;
+    // SAFETY: a segment is at least a page, which nobody writes to once it is made.
+    let byte = unsafe { address.read() };
+    detach_segment(address)?;
+    Ok(byte)
+}
+
+fn attach_segment(key: libc::key_t, flags: libc::c_int) -> io::Result<*mut u8> {
+    // SAFETY: shmget(2) takes numbers.
+    let id = check(unsafe { libc::shmget(key, 1, flags) }.into())? as libc::c_int;
+    // SAFETY: the kernel chooses an address where nothing is mapped.
+    let address = unsafe { libc::shmat(id, std::ptr::null(), 0) };
+    check(address.addr() as libc::c_long)?;
+    Ok(address.cast())
+}
+
+fn detach_segment(address: *mut u8) -> io::Result<()> {
+    // SAFETY: this is where a segment was attached; the callers do not use it again.
+    check(unsafe { libc::shmdt(address.cast()) }.into()).map(drop)
+}
+
+/// Makes a POSIX message queue with a message of this one byte in it.
+pub fn make_queue(name: &CStr, byte: u8) -> io::Result<()> {
+    let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY;
+    // SAFETY: the struct is made of integers, for which zero is a value.
+    let mut attributes: libc::mq_attr = unsafe { std::mem::zeroed() };
+    (attributes.mq_maxmsg, attributes.mq_msgsize) = (1, 1);
+    // SAFETY: the kernel reads a string, which ends with a zero byte, and one struct.
+    let queue = unsafe { libc::mq_open(name.as_ptr(), flags, 0o600, &raw const attributes) };
+    check(queue.into())?;
+    // SAFETY: the kernel reads one byte.
+    check(unsafe { libc::mq_send(queue, (&raw const byte).cast(), 1, 0) }.into())?;
+    close(queue);
+    Ok(())
+}
+
+/// The byte that is in the message of a POSIX message queue. The message is put back.
+pub fn read_queue(name: &CStr) -> io::Result<u8> {
+    // SAFETY: the kernel reads a string, which ends with a zero byte.
+    let queue = unsafe { libc::mq_open(name.as_ptr(), libc::O_RDWR | libc::O_NONBLOCK) };
+    check(queue.into())?;
+    let mut byte = 0_u8;
+    let (message, priority) = ((&raw mut byte).cast(), std::ptr::null_mut());
+    // SAFETY: the kernel writes one byte, and no priority.
+    check(unsafe { libc::mq_receive(queue, message, 1, priority) } as libc::c_long)?;
+    // SAFETY: the kernel reads one byte.
+    check(unsafe { libc::mq_send(queue, (&raw const byte).cast(), 1, 0) }.into())?;
+    close(queue);
+    Ok(byte)
+}
+
+/// Switches the loopback interface on, and gives it one more address.
+pub fn set_up_loopback(address: Ipv4Addr) -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let mut request = interface(b"lo");
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    set_interface(socket.as_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &request)?;
+
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
+        sin_zero: [0; 8],
+    };
+    let mut request = interface(b"lo:1");
+    // SAFETY: both structs are plain data of 16 bytes: sockaddr is the general form of sockaddr_in.
+    request.ifr_ifru.ifru_addr =
+        unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) };
+    set_interface(socket.as_fd(), libc::SIOCSIFADDR as libc::Ioctl, &request)
+}
+
+fn interface(name: &[u8]) -> libc::ifreq {
+    // SAFETY: the struct is plain data, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name) {
+        *to = *from as libc::c_char;
+    }
+    request
+}
+
+fn set_interface(socket: BorrowedFd, what: libc::Ioctl, request: &libc::ifreq) -> io::Result<()> {
+    // SAFETY: for the two requests of `set_up_loopback`, the kernel reads one struct.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw const *request) }.into()).map(drop)
 }
 
 /// Sets what a signal does in this process: SIG_DFL or SIG_IGN.
@@ -830,6 +944,11 @@ pub fn become_user(id: u32) -> io::Result<()> {
     // SAFETY: for the same reason.
     check(unsafe { libc::syscall(libc::SYS_setresuid, id, id, id) })?;
     die_with_parent()?; // a change of user has forgotten this
+    refuse_new_privileges()
+}
+
+/// Has no execve give rights any more.
+pub fn refuse_new_privileges() -> io::Result<()> {
     // SAFETY: the operation takes numbers.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()).map(drop)
 }
@@ -848,8 +967,7 @@ fn deny(number: u32, errno: i32) -> Vec<libc::sock_filter> {
 
 fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-    // SAFETY: the operation takes numbers.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
+    refuse_new_privileges()?;
     let mode = libc::SECCOMP_MODE_FILTER;
     // SAFETY: the kernel reads `len` instructions, as many as there are.
     check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) }.into()).map(drop)

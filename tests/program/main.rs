@@ -8,6 +8,8 @@ mod harness;
 mod library;
 mod memory;
 mod messages;
+mod namespaces;
 mod reaping;
 mod signals;
 mod system_calls;
+mod unshare;

@@ -29,7 +29,7 @@ fn page_size() -> u64 {
 }
 
 /// Says what is wrong if pause has more memory than its two pages, or nothing.
-fn excess(process: &Process) -> Option<String> {
+pub fn excess(process: &Process) -> Option<String> {
     let below_stack = start_stack_end(process);
     let mappings = mappings(process);
     let [text, page, rest @ ..] = &mappings[..] else { return Some(format!("{mappings:?}")) };

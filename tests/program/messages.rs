@@ -12,7 +12,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::harness::{self, Body, End, Process, Start};
 
-const WARNING: &str = "pause: not PID #1\n";
+pub const WARNING: &str = "pause: not PID #1\n";
 
 #[test]
 fn warn_once_that_it_is_not_pid_1() {

@@ -17,7 +17,7 @@ const ORPHANS: usize = 10_000;
 
 /// Has a process join the PID namespace of `pause` and make orphans there: children that outlive
 /// their parent, `at_once` as many at a time. Returns when all of them have ended.
-fn make_orphans(pause: &Process, count: usize, at_once: usize) {
+pub fn make_orphans(pause: &Process, count: usize, at_once: usize) {
     let mut maker = pause
         .join(libc::CLONE_NEWPID, move || {
             for _ in 0..count / at_once {
@@ -46,7 +46,7 @@ fn make_orphans(pause: &Process, count: usize, at_once: usize) {
 }
 
 /// Waits until pause has no child any more, dead or alive.
-fn wait_until_childless(pause: &Process) {
+pub fn wait_until_childless(pause: &Process) {
     pause.until("had no children", || pause.children().is_empty());
 }
 
