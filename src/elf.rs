@@ -16,15 +16,16 @@ const PF_X: u32 = 1;
 const PF_W: u32 = 2;
 const PF_R: u32 = 4;
 
-/// The largest page that a kernel of ours may have, in bytes.
+/// The largest page that a kernel of ours may have, in bytes: 4, 16 or 64 KiB, by configuration, on
+/// aarch64 and loongarch64, 4 or 64 KiB on powerpc64, 4 KiB on the others.
 pub const PAGE_MAX: usize = 65_536;
 /// The smallest, in bytes. So much of the private page is used.
 const PAGE_MIN: usize = 4_096;
 
 // SAFETY: pause.ld defines these names. They stand for addresses, and nothing reads through them.
 unsafe extern "C" {
-    /// The start of the file in memory.
-    pub static text: u8;
+    /// The start of the file in memory, where [`HEADER`] is.
+    static text: u8;
     /// The start of the private page.
     static page: u8;
     /// Not a place, but the size of the file.
@@ -35,7 +36,7 @@ unsafe extern "C" {
 type Address = *const u8;
 
 #[repr(C)]
-struct Header {
+pub struct Header {
     e_ident: [u8; 16],
     e_type: u16,
     e_machine: u16,
@@ -71,9 +72,11 @@ struct Segment {
 // SAFETY: the pointers are numbers for the kernel, and nothing reads through them.
 unsafe impl Sync for Header {}
 
+/// The start of the file. Its address is known within the program: that of `text` is not, and on some
+/// architectures would be looked up in a table.
 #[used]
 #[unsafe(link_section = ".elf_header")]
-static HEADER: Header = Header {
+pub static HEADER: Header = Header {
     e_ident: {
         let mut ident = [0; 16];
         [ident[0], ident[1], ident[2], ident[3]] = *b"\x7fELF";
@@ -95,6 +98,9 @@ static HEADER: Header = Header {
     e_shentsize: 0,
     e_shnum: 0,
     e_shstrndx: 0,
+    // Addresses are multiples of PAGE_MAX, as are the offsets, which are zero. So on every kernel they
+    // agree modulo its page, as mmap wants it, each segment starts a page that it has to itself, and
+    // the kernel has nothing to zero in front of the private page (`elf_load`, once `padzero`).
     segments: [
         // The whole file.
         Segment {

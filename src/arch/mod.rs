@@ -1,7 +1,8 @@
 //! What differs between the architectures: one file each, with the same items in the same order.
 //!
 //! Nothing outside this folder knows which architecture it is on, but for the width of an address
-//! and the order of bytes. A new architecture is a file here, a line below, and a row in the tests.
+//! and the order of bytes. A new architecture is a file here, a line below, and a row in the tests:
+//! `build.rs` says so to whoever compiles for one that has none.
 
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
