@@ -40,7 +40,7 @@ pub fn say(buffers: &mut sys::Buffers, message: &Message) {
 }
 
 /// Says why pause ends, and ends it.
-#[inline(never)]
+#[inline(always)]
 fn end(page: &mut Page, message: &Message, status: usize) -> ! {
     say(&mut page.buffers, message);
     sys::exit(status)
@@ -68,18 +68,19 @@ pub fn reap() {
 /// Sleeps until SIGTERM or SIGINT, and ends.
 #[inline(always)]
 pub fn hold(page: &mut Page) -> ! {
+    let mut result;
     loop {
-        let result = sys::wait_for_signal(&END);
-        if result == sys::SIGTERM as i32 {
-            end(page, b"pause: SIGTERM 15\n", 0)
-        }
-        if result == sys::SIGINT as i32 {
-            end(page, b"pause: SIGINT   2\n", 0)
-        }
+        result = sys::wait_for_signal(&END);
         // A stop, a freezer or a tracer interrupts the wait. After any other error, to try again
         // could mean to try for ever.
         if result != -sys::EINTR {
-            end(page, b"pause: can't hold\n", CANNOT_WAIT)
+            break;
         }
     }
+    let (message, status) = match result as u32 {
+        sys::SIGTERM => (b"pause: SIGTERM 15\n", 0),
+        sys::SIGINT => (b"pause: SIGINT   2\n", 0),
+        _ => (b"pause: can't hold\n", CANNOT_WAIT),
+    };
+    end(page, message, status)
 }

@@ -1,7 +1,8 @@
 //! The system calls that pause makes, by name, and the few constants that they need.
 //!
-//! A constant has the same value on all our architectures (Linux `include/uapi/asm-generic/`, and
-//! the tests against the libc crate). A result below zero is a negated errno.
+//! A constant has the same value on all our architectures (Linux `include/uapi/asm-generic/`). A
+//! result below zero is a negated errno. Constants and fields are public to `oracle/`, which holds
+//! them against the libc crate, and nothing else uses those that are not used here.
 
 use crate::arch::{nr, syscall};
 
@@ -16,15 +17,15 @@ pub const SIGTERM: u32 = 15;
 pub const SIGCHLD: u32 = 17;
 pub const SIGTTOU: u32 = 22;
 
-const SIG_SETMASK: usize = 2;
-const SIG_IGN: usize = 1;
-const WNOHANG: usize = 1;
-const WALL: usize = 0x4000_0000;
-const POLLOUT: i16 = 4;
-const PR_SET_NAME: usize = 15;
-const PR_SET_MM: usize = 35;
-const PR_SET_MM_MAP: usize = 14;
-const PR_SET_CHILD_SUBREAPER: usize = 36;
+pub const SIG_SETMASK: usize = 2;
+pub const SIG_IGN: usize = 1;
+pub const WNOHANG: usize = 1;
+pub const WALL: usize = 0x4000_0000;
+pub const POLLOUT: i16 = 4;
+pub const PR_SET_NAME: usize = 15;
+pub const PR_SET_MM: usize = 35;
+pub const PR_SET_MM_MAP: usize = 14;
+pub const PR_SET_CHILD_SUBREAPER: usize = 36;
 
 /// A set of signals, as the kernel has it: signal N is bit N - 1.
 pub type SignalSet = u64;
@@ -43,33 +44,33 @@ pub const fn signals<const N: usize>(of: [u32; N]) -> SignalSet {
 #[repr(C)]
 pub struct Buffers {
     /// `struct pollfd`
-    fd: i32,
-    events: i16,
-    revents: i16,
+    pub fd: i32,
+    pub events: i16,
+    pub revents: i16,
     /// `struct sigaction` of the kernel: the handler; then, all zero, the flags, the restorer if the
     /// architecture has one, and the mask. That is a `struct timespec` of zero, too.
-    handler: usize,
-    zero: [usize; 4],
+    pub handler: usize,
+    pub zero: [usize; 4],
 }
 
 /// `struct prctl_mm_map` (Linux `include/uapi/linux/prctl.h`): where the kernel looks for what it
 /// shows of a process. All are addresses, but for the last two. Zero at first.
 #[repr(C)]
 pub struct MemoryMap {
-    start_code: u64,
-    end_code: u64,
-    start_data: u64,
-    end_data: u64,
-    start_brk: u64,
-    brk: u64,
-    start_stack: u64,
+    pub start_code: u64,
+    pub end_code: u64,
+    pub start_data: u64,
+    pub end_data: u64,
+    pub start_brk: u64,
+    pub brk: u64,
+    pub start_stack: u64,
     pub arg_start: u64,
     pub arg_end: u64,
-    env_start: u64,
-    env_end: u64,
-    auxv: *const u64,
-    auxv_size: u32,
-    exe_fd: u32,
+    pub env_start: u64,
+    pub env_end: u64,
+    pub auxv: *const u64,
+    pub auxv_size: u32,
+    pub exe_fd: u32,
 }
 
 impl MemoryMap {
