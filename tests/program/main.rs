@@ -3,6 +3,7 @@
 //! A module for each part of the contract; `harness` starts the processes and looks at them.
 
 mod answers;
+mod emulated;
 mod file;
 mod harness;
 mod library;
