@@ -59,10 +59,64 @@ pub enum Body {
     File(PathBuf),
     /// A memfd or an open file.
     Descriptor(OwnedFd),
+    /// pause, without a program.
+    Run,
     /// Runs in the copy of the test, under the rule for steps, without any descriptor above stderr
     /// but those that are kept for it.
     Function(Box<dyn FnMut() -> i32>),
 }
+
+/// The three forms in which pause comes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Form {
+    /// The file that cargo linked.
+    File,
+    /// The memfd of the library.
+    Memfd,
+    /// The library's `run`, in a copy of the test.
+    Run,
+}
+
+impl Form {
+    /// pause as an ordinary process, with the name `/pause`.
+    pub fn start(self) -> Start {
+        Start::body(match self {
+            Self::File => Body::File(program()),
+            Self::Memfd => Body::Descriptor(podpause::memfd().unwrap()),
+            Self::Run => Body::Run,
+        })
+    }
+
+    /// pause as PID 1 of a new PID namespace.
+    pub fn pid1(self) -> Start {
+        self.start().namespaces(libc::CLONE_NEWPID)
+    }
+}
+
+/// Makes tests of these functions, one for each form of pause.
+macro_rules! test_each_form {
+    ($($name:ident)*) => {$(
+        mod $name {
+            use crate::harness::Form;
+
+            #[test]
+            fn file() {
+                super::$name(Form::File);
+            }
+
+            #[test]
+            fn memfd() {
+                super::$name(Form::Memfd);
+            }
+
+            #[test]
+            fn run() {
+                super::$name(Form::Run);
+            }
+        }
+    )*};
+}
+pub(crate) use test_each_form;
 
 /// A process that is to be started.
 pub struct Start {
@@ -88,12 +142,12 @@ pub enum SignalMask {
 impl Start {
     /// The program under test as an ordinary process, with the name `/pause`.
     pub fn new() -> Self {
-        Self::body(Body::File(program()))
+        Form::File.start()
     }
 
     /// The program under test as PID 1 of a new PID namespace.
     pub fn pid1() -> Self {
-        Self::new().namespaces(libc::CLONE_NEWPID)
+        Form::File.pid1()
     }
 
     /// A process that sleeps for ever and reaps nobody: a negative control.
@@ -251,6 +305,8 @@ impl Start {
             match &mut self.body {
                 Body::File(_) => execve(&path, &argv, &envp),
                 Body::Descriptor(file) => execveat(file.as_fd(), &argv, &envp),
+                // SAFETY: the child of a clone has one thread, and nothing else runs in it.
+                Body::Run => unsafe { podpause::run() },
                 Body::Function(function) => {
                     close_all_but(self.kept.iter().map(AsRawFd::as_raw_fd));
                     exit(function())
