@@ -9,14 +9,16 @@ use std::io::{self, Read, Seek};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use procfs::process::{Process as Proc, Stat, Status};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 /// How long anything may take before a test fails.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -204,6 +206,7 @@ impl Start {
         static STARTING: Mutex<()> = Mutex::new(());
         let _starting = STARTING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
 
+        TESTS.get_or_init(|| pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap());
         let (ready, ready_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let (failure, failure_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         // Holds the child until its user namespace has its maps.
@@ -296,7 +299,7 @@ pub struct Process {
 impl Process {
     /// A process that somebody else started, and reaps.
     pub fn found(pid: i32) -> Self {
-        let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty());
+        let pidfd = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty());
         let ready = rustix::fs::memfd_create("none", MemfdFlags::CLOEXEC).unwrap();
         Self { pid, pidfd: pidfd.unwrap(), ready, stderr: None, is_reaped: false }
     }
@@ -628,10 +631,17 @@ fn keep_across_execve(file: BorrowedFd) -> io::Result<()> {
     Ok(rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty())?)
 }
 
-/// Has the child killed when the test that started it ends.
+/// Has the child killed when the test that started it ends, or ends it if that has happened already.
 fn die_with_parent() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if TESTS.get().is_some_and(|tests| is_readable(tests.as_fd(), Duration::ZERO)) {
+        exit(1)
+    }
+    Ok(())
 }
+
+/// The process that runs the tests.
+static TESTS: OnceLock<OwnedFd> = OnceLock::new();
 
 fn wait_for_end_of_file(file: BorrowedFd) -> io::Result<()> {
     while rustix::io::read(file, &mut [0_u8; 1])? > 0 {}
