@@ -9,14 +9,16 @@ use std::io::{self, Read, Seek};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use procfs::process::{Process as Proc, Stat, Status};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 /// How long anything may take before a test fails.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -267,6 +269,7 @@ impl Start {
         static STARTING: Mutex<()> = Mutex::new(());
         let _starting = STARTING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
 
+        TESTS.get_or_init(|| pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap());
         let (ready, ready_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let (failure, failure_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         // Holds the child until its user namespace has its maps.
@@ -372,7 +375,7 @@ pub struct Process {
 impl Process {
     /// A process that somebody else started, and reaps.
     pub fn found(pid: i32) -> Self {
-        let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty());
+        let pidfd = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty());
         let ready = rustix::fs::memfd_create("none", MemfdFlags::CLOEXEC).unwrap();
         Self { pid, pidfd: pidfd.unwrap(), ready, stderr: None, is_reaped: false }
     }
@@ -585,11 +588,18 @@ pub fn is_readable(file: BorrowedFd, within: Duration) -> bool {
     }
 }
 
+/// Copies the program. Another process does it: a child that is forked meanwhile would have a copy of
+/// our descriptor for writing, and a file that is open for writing cannot be executed.
+pub fn copy_program(to: &Path) {
+    let status = std::process::Command::new("cp").arg(program()).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
 /// A copy of the program that others than its owner can execute.
 pub fn readable_copy(folder: &Path) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let copy = folder.join("pause");
-    fs::copy(program(), &copy).unwrap();
+    copy_program(&copy);
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
     copy
@@ -737,10 +747,17 @@ fn keep_across_execve(file: BorrowedFd) -> io::Result<()> {
     Ok(rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty())?)
 }
 
-/// Has the child killed when the test that started it ends.
+/// Has the child killed when the test that started it ends, or ends it if that has happened already.
 fn die_with_parent() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if TESTS.get().is_some_and(|tests| is_readable(tests.as_fd(), Duration::ZERO)) {
+        exit(1)
+    }
+    Ok(())
 }
+
+/// The process that runs the tests.
+static TESTS: OnceLock<OwnedFd> = OnceLock::new();
 
 fn wait_for_end_of_file(file: BorrowedFd) -> io::Result<()> {
     while rustix::io::read(file, &mut [0_u8; 1])? > 0 {}

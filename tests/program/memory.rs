@@ -7,7 +7,7 @@ use std::process::Command;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use rustix::fs::MemfdFlags;
 
-use crate::harness::{Body, Process, Start, program, set_limit, skip};
+use crate::harness::{Body, Process, Start, copy_program, set_limit, skip};
 
 /// The most of the name that is kept, in bytes.
 const NAME_MAX: usize = 127;
@@ -174,7 +174,7 @@ fn is_as_little_wherever_the_program_is() {
         }
         std::fs::create_dir_all(&path).unwrap();
         path.push("p".repeat(length - path.as_os_str().len() - 1));
-        std::fs::copy(program(), &path).unwrap();
+        copy_program(&path);
         let start = Start::body(Body::File(path)).namespaces(libc::CLONE_NEWPID);
         let process = start.spawn().asleep();
         assert_eq!(excess(&process), None, "with a path of {length} bytes");
