@@ -50,6 +50,7 @@ fn is_pause_on_every_platform() {
     let Some(programs) = std::env::var_os("PODPAUSE_PROGRAMS").map(PathBuf::from) else {
         skip!("emulators", "PODPAUSE_PROGRAMS does not name a folder with programs");
     };
+    let readme = include_str!("../../README.md");
     for (platform, name) in PLATFORMS {
         let Some(emulator) = emulator(name) else {
             skip!("emulators", "there is no {name} here, which is in the package qemu-user-static");
@@ -61,6 +62,13 @@ fn is_pause_on_every_platform() {
         let size_bytes = program.metadata().unwrap().len();
         let budget_bytes = if platform == "amd64" { 1_024 } else { 1_536 };
         assert!(size_bytes <= budget_bytes, "{platform}: {size_bytes} bytes");
+        let row = format!("| linux/{} |", platform.replace('-', "/"));
+        let size = match size_bytes {
+            0..1_000 => format!("{size_bytes} B |"),
+            _ => format!("{},{:03} B |", size_bytes / 1_000, size_bytes % 1_000),
+        };
+        let line = readme.lines().find(|line| line.starts_with(&row)).unwrap_or_default();
+        assert!(line.contains(&size), "README.md should say {size} of {platform}: {line}");
 
         answers(platform, &start);
         ends(platform, &start);
