@@ -32,6 +32,10 @@ pub struct Page {
 type Message = [u8; 18];
 
 /// Writes a message to stderr, unless that would block.
+///
+/// What poll(2) says is true of the moment: should another writer fill the same pipe right behind it,
+/// the write would wait for a reader. To make stderr non-blocking instead would do that to everybody
+/// who shares it.
 #[inline(never)]
 pub fn say(buffers: &mut sys::Buffers, message: &Message) {
     if sys::is_writable(buffers, sys::STDERR) {
