@@ -120,9 +120,9 @@ fn keep_name(mut start: StartStack, page: &mut Page) {
 /// It ends with the path of the program, which is the last string on the stack, in its last page:
 /// munmap rounds up. Where the kernel cannot be told that the name has moved, all stays mapped.
 #[inline(always)]
-fn shed(start: StartStack, page: &Page) {
+fn shed(start: StartStack, page: &mut Page) {
     let Some(path) = start.path() else { return };
-    if sys::set_memory_map(&page.map) == 0 {
+    if sys::set_memory_map(&mut page.map) == 0 {
         // SAFETY: this starts behind the private page, the last memory that is in use. The start
         // stack is not used again: `main` goes on without it.
         unsafe { sys::unmap((&raw const *page).addr() + elf::PAGE_MAX, path.address()) }

@@ -73,16 +73,15 @@ mod constants {
 }
 
 mod layouts {
-    use crate::sys::{Buffers, MemoryMap, SignalSet};
+    use crate::sys::{MemoryMap, PollFd, SignalAction, SignalSet};
     use core::ffi::{c_long, c_ulong};
     use core::mem::offset_of;
 
-    // `struct pollfd` is all that comes before the next field.
     same! {
-        offset_of!(Buffers, fd) => offset_of!(libc::pollfd, fd),
-        offset_of!(Buffers, events) => offset_of!(libc::pollfd, events),
-        offset_of!(Buffers, revents) => offset_of!(libc::pollfd, revents),
-        offset_of!(Buffers, handler) => size_of::<libc::pollfd>(),
+        size_of::<PollFd>() => size_of::<libc::pollfd>(),
+        offset_of!(PollFd, fd) => offset_of!(libc::pollfd, fd),
+        offset_of!(PollFd, events) => offset_of!(libc::pollfd, events),
+        offset_of!(PollFd, revents) => offset_of!(libc::pollfd, revents),
     }
 
     // `sigset_t` of the kernel has `_NSIG` bits, which are 64 (`arch/*/include/uapi/asm/signal.h`),
@@ -96,19 +95,19 @@ mod layouts {
 
     // `struct sigaction` of the kernel (`include/linux/signal_types.h`; that of libc differs): the
     // handler, the flags, the restorer on some architectures, and the set. It ends within `zero`.
-    const _: () = assert!(
-        size_of::<[c_ulong; 3]>() + size_of::<SignalSet>()
-            <= size_of::<Buffers>() - offset_of!(Buffers, handler)
-    );
+    const _: () =
+        assert!(size_of::<[c_ulong; 3]>() + size_of::<SignalSet>() <= size_of::<SignalAction>());
     same! {
-        offset_of!(Buffers, zero) => offset_of!(Buffers, handler) + size_of::<libc::sighandler_t>(),
+        offset_of!(SignalAction, handler) => 0,
+        offset_of!(SignalAction, zero) => size_of::<libc::sighandler_t>(),
     }
 
     // `struct timespec` of ppoll: two long (`__kernel_old_timespec` in
     // `include/uapi/linux/time_types.h`), whatever the C library has.
     const _: () = assert!(size_of::<[c_long; 2]>() <= size_of::<[usize; 4]>());
 
-    // `struct prctl_mm_map` (`include/uapi/linux/prctl.h`), which libc does not have.
+    // `struct prctl_mm_map` (`include/uapi/linux/prctl.h`), which libc does not have: ours is that of
+    // a 64-bit kernel.
     #[repr(C)]
     struct PrctlMmMap {
         code_to_env_end: [u64; 11],
@@ -117,14 +116,26 @@ mod layouts {
         exe_fd: u32,
     }
     same! {
-        size_of::<MemoryMap>() => size_of::<PrctlMmMap>(),
-        size_of::<MemoryMap>() => if cfg!(target_arch = "x86") { 100 } else { 104 },
+        size_of::<MemoryMap>() => 104,
         offset_of!(MemoryMap, start_code) => 0,
         offset_of!(MemoryMap, arg_start) => 7 * 8,
         offset_of!(MemoryMap, arg_end) => 8 * 8,
-        offset_of!(MemoryMap, auxv) => offset_of!(PrctlMmMap, auxv),
-        offset_of!(MemoryMap, auxv_size) => offset_of!(PrctlMmMap, auxv_size),
-        offset_of!(MemoryMap, exe_fd) => offset_of!(PrctlMmMap, exe_fd),
+        offset_of!(MemoryMap, auxv) => 88,
+        offset_of!(MemoryMap, auxv_size) => 96,
+        offset_of!(MemoryMap, exe_fd) => 100,
+        offset_of!(PrctlMmMap, auxv) => offset_of!(MemoryMap, auxv),
+    }
+    // On a 64-bit kernel they are the same; on a 32-bit one, `exe_fd` is where we have `auxv_size`.
+    #[cfg(target_pointer_width = "64")]
+    same! {
+        size_of::<PrctlMmMap>() => size_of::<MemoryMap>(),
+        offset_of!(PrctlMmMap, auxv_size) => offset_of!(MemoryMap, auxv_size),
+        offset_of!(PrctlMmMap, exe_fd) => offset_of!(MemoryMap, exe_fd),
+    }
+    #[cfg(target_pointer_width = "32")]
+    same! {
+        size_of::<PrctlMmMap>() => offset_of!(MemoryMap, exe_fd).next_multiple_of(align_of::<u64>()),
+        offset_of!(PrctlMmMap, exe_fd) => offset_of!(MemoryMap, auxv_size),
     }
 }
 

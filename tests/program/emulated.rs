@@ -17,6 +17,7 @@ use rustix::process::Signal;
 
 use crate::answers::output;
 use crate::harness::{self, Body, End, Start, close, exit, fork, skip};
+use crate::memory::excess;
 
 /// The name of a platform, as in `pause-linux-NAME`, and that of its emulator.
 const PLATFORMS: [(&str, &str); 8] = [
@@ -73,6 +74,29 @@ fn is_pause_on_every_platform() {
         answers(platform, &start);
         ends(platform, &start);
         reaps(platform, &start);
+    }
+}
+
+/// A 32-bit program on a 64-bit kernel, which has another `struct prctl_mm_map` for it than the kernel
+/// that the program could also be on.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn sheds_its_memory_as_a_32_bit_program_too() {
+    let Some(programs) = std::env::var_os("PODPAUSE_PROGRAMS").map(PathBuf::from) else {
+        skip!("emulators", "PODPAUSE_PROGRAMS does not name a folder with programs");
+    };
+    let program = Body::File(programs.join("pause-linux-386"));
+    match Start::body(program).namespaces(libc::CLONE_NEWPID).try_spawn() {
+        Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {
+            skip!("32-bit programs", "this kernel has no CONFIG_IA32_EMULATION");
+        }
+        process => {
+            let mut process = process.unwrap().ready();
+            assert_eq!(excess(&process), None);
+            assert_eq!(process.read_proc("cmdline"), "/pause\0");
+            process.send(Signal::TERM);
+            assert_eq!(process.end(), End::Exit(0));
+        }
     }
 }
 
