@@ -1,0 +1,6 @@
+//! What `podpause-image` promises, tested from outside, also with tools that we did not write.
+
+mod contents;
+mod errors;
+mod harness;
+mod reproducible;
