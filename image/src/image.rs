@@ -120,6 +120,8 @@ impl PlatformImage {
 
 /// The image.
 pub struct Image {
+    /// What the compiler of the program calls itself.
+    pub compiler: String,
     /// What it is made of, for each platform.
     pub platforms: Vec<PlatformImage>,
     /// What refers to the manifest of each platform.
@@ -175,7 +177,7 @@ impl Image {
             .annotations(HashMap::from([(ANNOTATION_CREATED.to_owned(), created.to_string())]))
             .build()?;
         let referrer = Blob::json(&referrer)?;
-        Ok(Self { platforms, index, sbom, empty, referrer })
+        Ok(Self { compiler: compiler.version, platforms, index, sbom, empty, referrer })
     }
 
     /// What a layout refers to of the list of contents.
@@ -199,6 +201,12 @@ impl Time {
         number.map(Self).with_context(|| {
             format!("SOURCE_DATE_EPOCH={} is not a number of seconds since 1970", seconds.display())
         })
+    }
+
+    /// The time that [`Time::to_string`] writes so.
+    pub fn parse(text: &str) -> Result<Self> {
+        let time = OffsetDateTime::parse(text, &Rfc3339).with_context(|| format!("time {text}"))?;
+        Ok(Self(time.unix_timestamp().try_into().with_context(|| format!("time {text}"))?))
     }
 }
 

@@ -34,6 +34,15 @@ pub fn skipped(what: &str, reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {what}: {reason}");
 }
 
+/// A tool of somebody else's, if it is installed.
+pub fn tool(name: &str) -> Option<Command> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |folder: PathBuf| folder.join(name).is_file();
+    // Debian has daemons where an ordinary user does not look.
+    let mut folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    folders.find(|folder| is_there(folder.clone())).map(|folder| Command::new(folder.join(name)))
+}
+
 /// The program under test, in an environment that has nothing to say to it.
 pub fn podpause_image() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_podpause-image"));
@@ -85,11 +94,36 @@ impl Dist {
     /// What it writes with these arguments and the stand-in compiler.
     pub fn stand_in(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let rustc = stand_in_compiler(folder.path(), podpause::ELF);
+        Self::with_compiler(arguments, &stand_in_compiler(folder.path(), podpause::ELF))
+    }
+
+    /// What it writes with these arguments and this compiler.
+    pub fn with_compiler(arguments: &[&str], rustc: &Path) -> Self {
+        let folder = tempfile::tempdir().unwrap();
         let mut command = podpause_image();
         command.arg("--out").arg(folder.path().join("dist")).args(arguments).env("RUSTC", rustc);
         run(&mut command);
         Self { folder }
+    }
+
+    /// Replaces these words in the manifest of the one platform by others of the same length, and
+    /// makes the layout consistent again.
+    pub fn change(&self, words: &str, others: &str) {
+        let replaced = |bytes: Vec<u8>, words: &str, others: &str| {
+            let text = String::from_utf8(bytes).unwrap();
+            assert!(text.contains(words));
+            text.replace(words, others).into_bytes()
+        };
+        let entry = self.entries().remove(0);
+        let manifest = self.index().manifests()[0].clone();
+        let mut words = (words.to_owned(), others.to_owned());
+        for descriptor in [&manifest, &entry] {
+            let bytes = replaced(self.blob(descriptor), &words.0, &words.1);
+            words = (descriptor.digest().digest().to_owned(), sha256(&bytes));
+            fs::write(self.path(&format!("oci/blobs/sha256/{}", words.1)), bytes).unwrap();
+        }
+        let bytes = replaced(self.read("oci/index.json"), &words.0, &words.1);
+        fs::write(self.path("oci/index.json"), bytes).unwrap();
     }
 
     /// A path in the folder.

@@ -4,3 +4,4 @@ mod contents;
 mod errors;
 mod harness;
 mod reproducible;
+mod verify;
