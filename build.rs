@@ -6,17 +6,18 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+mod compile;
 
 fn main() {
-    for input in ["src", "pause.ld", "carried.ld"] {
+    for input in ["src", "compile.rs", "pause.ld", "carried.ld"] {
         println!("cargo:rerun-if-changed={input}");
     }
     println!("cargo:rustc-check-cfg=cfg(program)");
 
     let root = PathBuf::from(var("CARGO_MANIFEST_DIR"));
     let pause = PathBuf::from(var("OUT_DIR")).join("pause");
-    compile(&root, &pause);
+    compile_program(&root, &pause);
 
     // These are understood by a C compiler that links, and by a linker alike.
     for argument in ["-nostdlib", "-static", "-T"] {
@@ -26,7 +27,7 @@ fn main() {
 }
 
 /// Compiles and links the program to this file.
-fn compile(root: &Path, pause: &Path) {
+fn compile_program(root: &Path, pause: &Path) {
     let arch = var("CARGO_CFG_TARGET_ARCH");
     let source = format!("src/arch/{arch}.rs");
     if !root.join(&source).exists() {
@@ -35,31 +36,7 @@ fn compile(root: &Path, pause: &Path) {
         );
         return;
     }
-    // The most bytes that the program may have, and how to make it small.
-    let (budget, level) = match arch.as_str() {
-        "x86_64" => (1_024, "z"),
-        "powerpc64" => (1_536, "s"), // 28 bytes less than "z"
-        _ => (1_536, "z"),
-    };
-    let mut rustc = Command::new(var("RUSTC"));
-    rustc
-        .current_dir(root)
-        .args(["src/main.rs", "--crate-name=pause", "--crate-type=bin", "--edition=2024"])
-        .args(["--cfg=program", "--check-cfg=cfg(program)"])
-        .arg("--target")
-        .arg(var("TARGET"))
-        // Small; no unwinding; and addresses as they are in pause.ld, without a table of offsets.
-        .args([&format!("-Copt-level={level}"), "-Cpanic=abort", "-Ccodegen-units=1"])
-        .args(["-Crelocation-model=static", "-Cforce-unwind-tables=no"])
-        // Room below the stack pointer cannot be had together with push and pop, which are small.
-        .arg("-Cno-redzone=yes")
-        .args(["-Clinker=rust-lld", "-Clinker-flavor=ld.lld"])
-        .args([format!("-Clink-arg=--defsym=budget={budget}"), "-Clink-arg=-Tpause.ld".into()])
-        .arg("-o")
-        .arg(pause);
-    if var("CARGO_CFG_TARGET_ENV") == "musl" {
-        rustc.arg("-Clink-self-contained=no"); // no start files
-    }
+    let mut rustc = compile::command(var("RUSTC").as_ref(), root, &var("TARGET"), pause);
     let status = rustc.status().unwrap_or_else(|error| panic!("{rustc:?}: {error}"));
     if !status.success() {
         eprintln!("the program could not be compiled, see above: {rustc:?}");

@@ -1,0 +1,68 @@
+//! Compiles the program for a platform, just as `build.rs` does for the library.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use include_dir::{Dir, include_dir};
+use tempfile::TempDir;
+
+use crate::platform::Platform;
+
+#[path = "../program/compile.rs"]
+mod compile;
+
+/// The source of the program: `program/` has links to it, which become files when this is published.
+static SOURCE: Dir = include_dir!("$CARGO_MANIFEST_DIR/program");
+
+/// A compiler, and the source in a folder of its own.
+pub struct Compiler {
+    rustc: OsString,
+    folder: TempDir,
+    /// What it calls itself: its name, its version, and which it is exactly.
+    pub version: String,
+}
+
+impl Compiler {
+    /// The compiler that RUSTC names, else `rustc`.
+    pub fn new() -> Result<Self> {
+        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let output = Command::new(&rustc).arg("--version").output().with_context(|| {
+            format!("the compiler {} does not start: install Rust, or set RUSTC", rustc.display())
+        })?;
+        if !output.status.success() {
+            bail!("{} --version: {}", rustc.display(), String::from_utf8_lossy(&output.stderr));
+        }
+        let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let folder = tempfile::tempdir().context("make a temporary folder")?;
+        SOURCE.extract(folder.path()).with_context(|| format!("write {folder:?}"))?;
+        Ok(Self { rustc, folder, version })
+    }
+
+    /// The bytes of the program for this platform.
+    pub fn compile(&self, platform: &Platform) -> Result<Vec<u8>> {
+        let Platform { name, target, .. } = platform;
+        let pause = self.folder.path().join("pause");
+        let mut command = compile::command(&self.rustc, self.folder.path(), target, &pause);
+        command.env("CARGO_PKG_VERSION", env!("CARGO_PKG_VERSION"));
+        let output = command.output().with_context(|| format!("start {command:?}"))?;
+        let messages = String::from_utf8_lossy(&output.stderr);
+        // https://doc.rust-lang.org/error_codes/E0463.html
+        if messages.contains("error[E0463]") {
+            bail!(
+                "{name}: {} has no library for {target}; install it: rustup target add {target}",
+                self.version
+            );
+        }
+        if !output.status.success() {
+            bail!("{name}: the program could not be compiled: {command:?}\n{messages}");
+        }
+        read(&pause)
+    }
+}
+
+/// Reads a file, and names it if that fails.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("read {}", path.display()))
+}
