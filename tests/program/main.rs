@@ -8,5 +8,7 @@ mod harness;
 mod memory;
 mod messages;
 mod reaping;
+#[path = "../common/report.rs"]
+mod report;
 mod signals;
 mod system_calls;
