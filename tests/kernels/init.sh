@@ -10,7 +10,7 @@
 #     done NUMBER        the end, and how many checks there were
 #
 # Nobody sleeps here for a given time. But a shell has nothing else than /proc to see what another
-# process does, so it looks there again and again, for a minute at most.
+# process does, so it looks there again and again, for half a minute at most.
 
 export PATH=/bin
 /bin/busybox mkdir -p /dev /proc /cgroup
@@ -45,9 +45,9 @@ check() {
 # The seconds since the kernel started.
 uptime() { cut -d . -f 1 /proc/uptime; }
 
-# wait_until COMMAND...: fails if that does not succeed within a minute.
+# wait_until COMMAND...: fails if that does not succeed within half a minute.
 wait_until() {
-    deadline=$(($(uptime) + 60))
+    deadline=$(($(uptime) + 30))
     until "$@"; do
         [ $(uptime) -lt $deadline ] || return 1
         usleep 10000

@@ -13,7 +13,7 @@
 //!     ci/kernels.sh KERNELS
 //!     PODPAUSE_KERNELS=KERNELS PODPAUSE_PROGRAMS=PROGRAMS cargo test --test kernels
 //!
-//! takes TOTAL on 2 cores. There are as many machines at a time as the harness has threads, with
+//! takes two to four minutes on 2 cores. There are as many machines at a time as the harness has threads, with
 //! 512 MiB each: `-- --test-threads=1` for one.
 
 #[path = "../common/report.rs"]
