@@ -89,17 +89,19 @@ pub struct MemoryMap {
 const NO_FILE: u32 = u32::MAX;
 
 impl MemoryMap {
-    /// Sets all addresses that there are to set: the code starts at `text`, the rest at `page`.
+    /// Sets all addresses that there are to set: the stack is at `page`, and the rest at `text`.
     ///
-    /// The kernel wants every address to be one (`validate_prctl_map_addr` in `kernel/sys.c`).
+    /// The kernel wants every address to be one (`validate_prctl_map_addr` in `kernel/sys.c`). With
+    /// `brk` elsewhere, it calls the page `[stack]` in /proc/PID/maps, and not `[heap]`.
     #[inline(always)]
     pub fn place(&mut self, text: usize, page: usize) {
         let addresses = (&raw mut *self).cast::<[u64; 11]>();
         // SAFETY: the struct starts with eleven u64.
         for address in unsafe { &mut *addresses } {
-            *address = page as u64;
+            *address = text as u64;
         }
-        self.start_code = text as u64;
+        self.end_code = page as u64;
+        self.start_stack = page as u64;
     }
 }
 

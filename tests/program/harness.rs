@@ -20,6 +20,8 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 
+pub(crate) use crate::report::skip;
+
 /// How long anything may take before a test fails.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -31,25 +33,6 @@ pub fn program() -> PathBuf {
 /// Whether the tests run as root, which then need no user namespace of their own.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-/// Ends a test that cannot run here, and says why. With `PODPAUSE_REQUIRE` set (as CI does, to `all`
-/// or a list of what must not be skipped) it fails instead.
-macro_rules! skip {
-    ($what:literal, $($reason:tt)*) => {{
-        $crate::harness::skipped($what, &format!($($reason)*));
-        return;
-    }};
-}
-pub(crate) use skip;
-
-pub fn skipped(what: &str, reason: &str) {
-    let required = std::env::var("PODPAUSE_REQUIRE").unwrap_or_default();
-    let is_required = required.split(',').any(|name| name == "all" || name == what);
-    assert!(!is_required, "{what} is required by PODPAUSE_REQUIRE={required}: {reason}");
-    // To the terminal, also where the harness captures what a test prints.
-    let line = format!("SKIPPED {what}: {reason}\n");
-    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
 }
 
 /// What the child does before it becomes the body. It runs in a copy of a process with threads, so

@@ -11,6 +11,8 @@ mod memory;
 mod messages;
 mod namespaces;
 mod reaping;
+#[path = "../common/report.rs"]
+mod report;
 mod signals;
 mod system_calls;
 mod unshare;
