@@ -12,5 +12,7 @@ mod messages;
 mod namespaces;
 mod reaping;
 mod signals;
+#[path = "../shared/skip.rs"]
+mod skip;
 mod system_calls;
 mod unshare;

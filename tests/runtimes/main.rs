@@ -1,0 +1,10 @@
+//! pause under the container runtimes that people have, as they start it.
+//!
+//! A module for each runtime; `harness` gives each test a cage of namespaces, with which everything
+//! that runs in it ends. Needs root. A runtime that is missing is skipped, unless `PODPAUSE_REQUIRE`
+//! asks for it.
+
+mod harness;
+mod oci;
+#[path = "../shared/skip.rs"]
+mod skip;
