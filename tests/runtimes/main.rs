@@ -4,7 +4,10 @@
 //! that runs in it ends. Needs root. A runtime that is missing is skipped, unless `PODPAUSE_REQUIRE`
 //! asks for it.
 
+#[path = "../shared/calls.rs"]
+mod calls;
 mod harness;
 mod oci;
+mod seccomp;
 #[path = "../shared/skip.rs"]
 mod skip;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -18,13 +19,15 @@ macro_rules! test_each_runtime {
         mod $runtime {
             $(#[test]
             fn $name() {
-                if let Some(runtime) = super::Runtime::new(stringify!($runtime)) {
+                if let Some(runtime) = $crate::oci::Runtime::new(stringify!($runtime)) {
                     super::$name(&runtime)
                 }
             })*
         }
     };
 }
+
+pub(crate) use test_each_runtime;
 
 test_each_runtime! {
     ends_it_on_sigterm
@@ -113,6 +116,8 @@ pub struct Bundle {
     pub body: Body,
     pub config: Value,
     pub with_busybox: bool,
+    /// The runtime passes a descriptor on that is not one of the first three.
+    pub with_descriptor: bool,
 }
 
 impl Bundle {
@@ -137,7 +142,7 @@ impl Bundle {
             ],
             "linux": { "namespaces": namespaces, "resources": {} },
         });
-        Self { body, config, with_busybox: false }
+        Self { body, config, with_busybox: false, with_descriptor: false }
     }
 
     fn write(mut self, runtime: &Runtime, id: &str) {
@@ -169,11 +174,17 @@ impl Bundle {
     }
 
     fn spawn(self, runtime: &Runtime, id: &str) -> (Job, Said) {
+        let with_descriptor = self.with_descriptor;
         self.write(runtime, id);
         let bundle = format!("/run/bundles/{id}");
         let output = format!("{bundle}/output");
         let pid_file = format!("{bundle}/pid");
-        let run = [runtime.name, "run", "--bundle", &bundle, "--pid-file", &pid_file, id];
+        let script = match with_descriptor {
+            true => "exec \"$0\" run --preserve-fds 1 \"$@\" 3</dev/null",
+            false => "exec \"$0\" run \"$@\"",
+        };
+        let options = ["--bundle", &bundle, "--pid-file", &pid_file, id];
+        let run = [&["sh", "-c", script, runtime.name], &options[..]].concat();
         let job = runtime.cage.start(&run, &output, &output);
         (job, Said { file: runtime.cage.path(&output), text: String::new() })
     }
@@ -212,7 +223,7 @@ impl Bundle {
 
 /// What a container and its runtime have said, which is in a file.
 struct Said {
-    file: std::path::PathBuf,
+    file: PathBuf,
     text: String,
 }
 
@@ -235,6 +246,19 @@ pub struct Container<'r> {
 impl Container<'_> {
     pub fn proc(&self, name: &str) -> String {
         self.runtime.cage.proc(&format!("{}/{name}", self.pid))
+    }
+
+    /// A file in its folder in /proc, for the test to look at.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.runtime.cage.path(&format!("/proc/{}/{name}", self.pid))
+    }
+
+    /// The numbers of its open descriptors.
+    pub fn descriptors(&self) -> Vec<String> {
+        let names = fs::read_dir(self.path("fd")).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 
     pub fn kill(&self, signal: &str) {
@@ -260,14 +284,14 @@ impl Container<'_> {
     }
 
     /// Has orphans made in its PID namespace by a process that is not in its cgroup.
-    fn make_orphans(&self) {
+    pub fn make_orphans(&self) {
         let script = format!("for i in $(seq {ORPHANS}); do (true &); done");
         let pid = self.pid.to_string();
         self.runtime.cage.run(&["nsenter", "--target", &pid, "--pid", "sh", "-c", &script]);
     }
 
     /// How many children it has, and how many of them are zombies.
-    fn children(&self) -> (usize, usize) {
+    pub fn children(&self) -> (usize, usize) {
         let children = self.runtime.cage.children(self.pid);
         (children.len(), children.iter().filter(|child| child.1 == 'Z').count())
     }
