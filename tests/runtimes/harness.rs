@@ -182,12 +182,9 @@ impl Cage {
         stats.collect()
     }
 
-    /// The cgroups of the cage: its own in each hierarchy, wherever a runtime has put it.
+    /// The cgroups of the cage: its own in each hierarchy.
     fn cgroups(&self) -> Vec<PathBuf> {
-        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten();
-        let roots = hierarchies.map(|entry| entry.unwrap().path());
-        let roots = roots.chain([PathBuf::from("/sys/fs/cgroup")]);
-        roots.map(|root| root.join(&self.cgroup)).filter(|path| path.is_dir()).collect()
+        cgroups_called(&self.cgroup)
     }
 
     /// The file of a controller for this cgroup, which is below that of the cage: the first that there
@@ -210,12 +207,24 @@ impl Drop for Cage {
         while is_over && start.elapsed() < DEADLINE {
             let cgroups = self.cgroups();
             if cgroups.is_empty() {
+                // podman's own parent, where no pod of anybody is in it.
+                for path in cgroups_called("libpod_parent") {
+                    let _ = fs::remove_dir(path);
+                }
                 return;
             }
             cgroups.iter().for_each(|path| remove_cgroup(path));
         }
         eprintln!("could not remove cgroups: {:?}", self.cgroups());
     }
+}
+
+/// The cgroups with this path in all hierarchies.
+fn cgroups_called(name: &str) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten();
+    let roots = hierarchies.map(|entry| entry.unwrap().path());
+    let roots = roots.chain([PathBuf::from("/sys/fs/cgroup")]);
+    roots.map(|root| root.join(name)).filter(|path| path.is_dir()).collect()
 }
 
 /// Removes a cgroup and those below it, as far as they are empty.

@@ -6,8 +6,11 @@
 
 #[path = "../shared/calls.rs"]
 mod calls;
+mod docs;
 mod harness;
+mod image;
 mod oci;
+mod podman;
 mod seccomp;
 #[path = "../shared/skip.rs"]
 mod skip;
