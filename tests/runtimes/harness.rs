@@ -207,10 +207,8 @@ impl Drop for Cage {
         while is_over && start.elapsed() < DEADLINE {
             let cgroups = self.cgroups();
             if cgroups.is_empty() {
-                // podman's own parent, where no pod of anybody is in it.
-                for path in cgroups_called("libpod_parent") {
-                    let _ = fs::remove_dir(path);
-                }
+                // `podman kube play` takes no parent. A cgroup that is somebody's is not empty.
+                cgroups_called("libpod_parent").iter().for_each(|path| remove_cgroup(path));
                 return;
             }
             cgroups.iter().for_each(|path| remove_cgroup(path));

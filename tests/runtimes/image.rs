@@ -24,9 +24,7 @@ pub fn busybox(cage: &Cage) -> String {
     for folder in ["dev", "etc", "proc", "sys", "tmp"] {
         fs::create_dir(cage.path(&format!("/run/images/busybox/root/{folder}"))).unwrap();
     }
-    for name in
-        ["cat", "hostname", "id", "ip", "ipcmk", "ipcs", "ls", "ps", "sh", "sleep", "touch", "true"]
-    {
+    for name in ["cat", "hostname", "id", "ip", "ls", "ps", "sh", "sleep", "touch", "true"] {
         let link = cage.path(&format!("/run/images/busybox/root/bin/{name}"));
         std::os::unix::fs::symlink("busybox", link).unwrap();
     }

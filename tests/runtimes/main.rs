@@ -6,6 +6,7 @@
 
 #[path = "../shared/calls.rs"]
 mod calls;
+mod docker;
 mod docs;
 mod harness;
 mod image;
