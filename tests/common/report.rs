@@ -3,7 +3,7 @@
 /// Ends a test that cannot run here, and says why. With `PODPAUSE_REQUIRE` set (as CI does, to `all`
 /// or a list of what must not be skipped) it fails instead.
 macro_rules! skip {
-    ($what:literal, $($reason:tt)*) => {{
+    ($what:expr, $($reason:tt)*) => {{
         $crate::report::skipped($what, &format!($($reason)*));
         return;
     }};

@@ -3,6 +3,8 @@
 //! A module for each part of the contract; `harness` starts the processes and looks at them.
 
 mod answers;
+#[path = "../common/calls.rs"]
+mod calls;
 mod emulated;
 mod file;
 mod harness;
