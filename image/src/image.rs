@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use tar::EntryType;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use zopfli::{BlockType, GzipEncoder, Write};
+use zopfli::{BlockType, GzipEncoder, Options, Write};
 
 use crate::platform::Platform;
 use crate::program::Compiler;
@@ -266,7 +266,10 @@ pub fn header(kind: EntryType, mode: u32, size_bytes: usize, modified: Time) -> 
 /// Compresses. The header that comes out has no name and no time.
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut compressed = Vec::new();
-    let encoder = GzipEncoder::new(Default::default(), BlockType::Dynamic, &mut compressed);
+    // To look for places where a second block could start takes ten times as long as all the rest,
+    // and finds some bytes or loses some.
+    let options = Options { maximum_block_splits: 1, ..Options::default() };
+    let encoder = GzipEncoder::new(options, BlockType::Dynamic, &mut compressed);
     let mut encoder = encoder.expect("a vector takes all");
     encoder.write_all(bytes).expect("a vector takes all");
     encoder.finish().expect("a vector takes all");

@@ -4,4 +4,5 @@ mod contents;
 mod errors;
 mod harness;
 mod reproducible;
+mod tools;
 mod verify;
