@@ -12,6 +12,7 @@ mod harness;
 #[allow(dead_code, reason = "`cri` uses the rest")]
 mod image;
 mod oci;
+mod pages;
 mod podman;
 mod seccomp;
 #[path = "../shared/skip.rs"]
