@@ -5,13 +5,12 @@
 #[path = "../../tests/runtimes/docs.rs"]
 mod docs;
 #[path = "../../tests/runtimes/harness.rs"]
-#[allow(dead_code, reason = "`runtimes` uses the rest")]
+#[expect(dead_code, reason = "`runtimes` uses the rest")]
 mod harness;
 #[path = "../../tests/runtimes/image.rs"]
-#[allow(dead_code, reason = "`runtimes` uses the rest")]
 mod image;
 #[path = "../../tests/shared/skip.rs"]
-#[allow(unused, reason = "`runtimes` uses the rest")]
+#[expect(unused, reason = "`runtimes` uses the rest")]
 mod skip;
 
 use std::collections::BTreeSet;

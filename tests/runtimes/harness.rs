@@ -90,6 +90,7 @@ impl Cage {
     }
 
     fn make() -> Result<Self, String> {
+        remove_cgroups_of_the_dead();
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("podpause-{}-{count}", std::process::id());
@@ -238,6 +239,21 @@ fn cgroups_called(name: &str) -> Vec<PathBuf> {
     let roots = hierarchies.map(|entry| entry.unwrap().path());
     let roots = roots.chain([PathBuf::from("/sys/fs/cgroup")]);
     roots.map(|root| root.join(name)).filter(|path| path.is_dir()).collect()
+}
+
+/// Removes the cgroups of cages whose test was killed, which is all that can be left of them.
+fn remove_cgroups_of_the_dead() {
+    let hierarchies = cgroups_called("");
+    let entries = hierarchies.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten());
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let numbers = name.strip_prefix("podpause-").and_then(|rest| rest.split_once('-'));
+        let pid = numbers.and_then(|(pid, count)| count.parse::<u32>().ok().and(pid.parse().ok()));
+        let is_dead = |pid: u32| !Path::new(&format!("/proc/{pid}")).exists();
+        if pid.is_some_and(is_dead) {
+            remove_cgroup(&path);
+        }
+    }
 }
 
 /// Removes a cgroup and those below it, as far as they are empty.

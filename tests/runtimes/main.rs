@@ -9,7 +9,7 @@ mod calls;
 mod docker;
 mod docs;
 mod harness;
-#[allow(dead_code, reason = "`cri` uses the rest")]
+#[expect(dead_code, reason = "`cri` uses the rest")]
 mod image;
 mod oci;
 mod pages;
