@@ -6,6 +6,7 @@
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use procfs::process::Stat;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -107,7 +108,10 @@ impl Freezer {
         let v1 = ("/sys/fs/cgroup/freezer", ("freezer.state", "FROZEN", "THAWED"));
         let v2 = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
         let v2 = v2.map(|root| (root, ("cgroup.freeze", "1", "0")));
-        let name = format!("podpause-test-{}", std::process::id());
+        // Tests run side by side, and each has its own.
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("podpause-test-{}-{count}", std::process::id());
         let make = |(root, switch): (&str, (&'static str, _, _))| {
             let folder = Path::new(root).join(&name);
             let is_hierarchy = Path::new(root).join("cgroup.procs").exists();
