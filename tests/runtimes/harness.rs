@@ -6,7 +6,7 @@
 //! are cgroups: all are made below one that has the name of the cage, and are removed on drop.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -60,8 +60,10 @@ const SET_UP: &str = r#"
     mount -t tmpfs -o mode=755 state /var/lib
     mkdir /run/lock
     if [ -e /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi
+    cat >/run/pause
+    chmod 755 /run/pause
     echo ready
-    exec "$0" -P
+    exec /run/pause -P </dev/null
 "#;
 
 impl Cage {
@@ -88,6 +90,7 @@ impl Cage {
     }
 
     fn make() -> Result<Self, String> {
+        remove_cgroups_of_the_dead();
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let cgroup = format!("podpause-{}-{count}", std::process::id());
@@ -95,14 +98,15 @@ impl Cage {
             .args(["--pdeathsig", "KILL", "--"])
             .args(["unshare", "--mount", "--propagation", "private", "--net"])
             .args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"])
-            // pause itself reaps the daemons that nobody waits for.
-            .args(["sh", "-ec", SET_UP, env!("CARGO_BIN_EXE_pause")])
+            .args(["sh", "-ec", SET_UP])
             .current_dir("/")
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| error.to_string())?;
+        // pause itself reaps the daemons that nobody waits for. A set-up that fails does not read it.
+        let _ = maker.stdin.take().unwrap().write_all(podpause::ELF);
         let mut line = String::new();
         let mut stdout = BufReader::new(maker.stdout.take().unwrap());
         stdout.read_line(&mut line).map_err(|error| error.to_string())?;
@@ -133,6 +137,18 @@ impl Cage {
     /// A file under the /proc of the cage, or nothing if there is none.
     pub fn proc(&self, name: &str) -> String {
         fs::read_to_string(self.path(&format!("/proc/{name}"))).unwrap_or_default()
+    }
+
+    /// Waits until a process is pause, and has given back its memory: a runtime says that a container
+    /// runs as soon as its own process is about to execute the program.
+    pub fn wait_for_pause(&self, pid: i32) {
+        let is_pause = || {
+            let status = self.proc(&format!("{pid}/status"));
+            let lines: Vec<_> = status.lines().map(|line| line.split_whitespace()).collect();
+            let has = |words: &str| lines.iter().any(|line| line.clone().eq(words.split(' ')));
+            has("Name: pause") && has("RssAnon: 4 kB")
+        };
+        until("the process was pause", is_pause);
     }
 
     /// A command that runs in the cage, and does not outlast the deadline.
@@ -223,6 +239,21 @@ fn cgroups_called(name: &str) -> Vec<PathBuf> {
     let roots = hierarchies.map(|entry| entry.unwrap().path());
     let roots = roots.chain([PathBuf::from("/sys/fs/cgroup")]);
     roots.map(|root| root.join(name)).filter(|path| path.is_dir()).collect()
+}
+
+/// Removes the cgroups of cages whose test was killed, which is all that can be left of them.
+fn remove_cgroups_of_the_dead() {
+    let hierarchies = cgroups_called("");
+    let entries = hierarchies.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten());
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let numbers = name.strip_prefix("podpause-").and_then(|rest| rest.split_once('-'));
+        let pid = numbers.and_then(|(pid, count)| count.parse::<u32>().ok().and(pid.parse().ok()));
+        let is_dead = |pid: u32| !Path::new(&format!("/proc/{pid}")).exists();
+        if pid.is_some_and(is_dead) {
+            remove_cgroup(&path);
+        }
+    }
 }
 
 /// Removes a cgroup and those below it, as far as they are empty.

@@ -6,8 +6,10 @@ use serde_json::json;
 
 use crate::harness::{Cage, find};
 
-/// The name of our image.
-pub const PAUSE: &str = concat!("ghcr.io/podpause/pause:", env!("CARGO_PKG_VERSION"));
+/// The name of our image, as it is in the documentation.
+pub const PAUSE: &str = "localhost/podpause/pause:0.1.0";
+/// The name of an image with podman's pause.
+pub const CATATONIT: &str = "example.com/catatonit:1";
 /// The name of an image with a shell.
 pub const BUSYBOX: &str = "example.com/busybox:1";
 
@@ -15,6 +17,13 @@ pub const BUSYBOX: &str = "example.com/busybox:1";
 pub fn pause(cage: &Cage) -> String {
     cage.write("/run/images/pause/root/pause", podpause::ELF);
     archive(cage, "pause", PAUSE, json!({ "User": "65535:65535", "Entrypoint": ["/pause"] }))
+}
+
+/// Makes an archive with podman's pause, and returns its path in the cage.
+pub fn catatonit(cage: &Cage) -> String {
+    let program = fs::read(find("catatonit").unwrap()).unwrap();
+    cage.write("/run/images/catatonit/root/catatonit", program);
+    archive(cage, "catatonit", CATATONIT, json!({ "Entrypoint": ["/catatonit", "-P"] }))
 }
 
 /// Makes an archive with busybox, under the names of the applets that the tests call.
@@ -29,6 +38,11 @@ pub fn busybox(cage: &Cage) -> String {
         std::os::unix::fs::symlink("busybox", link).unwrap();
     }
     archive(cage, "busybox", BUSYBOX, json!({ "Cmd": ["sh"], "Env": ["PATH=/bin"] }))
+}
+
+/// The version of pause.
+pub fn version() -> &'static str {
+    PAUSE.rsplit_once(':').unwrap().1
 }
 
 /// Makes an archive of the folder with this name, whose only layer is its folder `root`.

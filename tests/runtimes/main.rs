@@ -9,8 +9,10 @@ mod calls;
 mod docker;
 mod docs;
 mod harness;
+#[expect(dead_code, reason = "`cri` uses the rest")]
 mod image;
 mod oci;
+mod pages;
 mod podman;
 #[path = "../common/report.rs"]
 mod report;

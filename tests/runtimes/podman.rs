@@ -91,10 +91,9 @@ impl Podman {
         self.run(&["pod", "rm", "--force", "pod"]);
     }
 
-    /// Whether the pod's infra container is pause, which shows in its memory.
-    fn is_pause(&self) -> bool {
-        let status = self.cage.proc(&format!("{}/status", self.infra_pid()));
-        crate::oci::field(&status, "RssAnon") == "4 kB"
+    /// Waits until the pod's infra container is pause.
+    fn wait_for_pause(&self) {
+        self.cage.wait_for_pause(self.infra_pid());
     }
 
     /// What every pod with a shared PID namespace does, whichever its pause.
@@ -130,24 +129,24 @@ fn has_pods_with_our_infra_image() {
     let Some(podman) = Podman::new() else { return };
     podman.pod(&[&SHARE[..], &["--infra-image", PAUSE]].concat());
     podman.is_a_pod("/pause");
-    assert!(podman.is_pause());
+    podman.wait_for_pause();
     podman.stop(TERMINATED);
     // The same by configuration.
     podman.configure(&snippet("podman.md", "toml", "infra_image"));
     podman.pod(&SHARE);
     podman.is_a_pod("/pause");
-    assert!(podman.is_pause());
+    podman.wait_for_pause();
     podman.stop(TERMINATED);
     // Without a shared PID namespace, and without a network.
     podman.pod(&["--share", "ipc,uts"]);
     assert!(podman.exec("one", "ps -o args").contains("sleep 1000"));
-    assert!(podman.is_pause());
+    podman.wait_for_pause();
     podman.stop(TERMINATED);
     // With another command, under our profile.
     let profile = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/seccomp.json");
     let seccomp = format!("seccomp={profile}");
     podman.pod(&["--infra-command", "/pause -P"]);
-    assert!(podman.is_pause());
+    podman.wait_for_pause();
     podman.stop(TERMINATED);
     let run = ["run", "--rm", "--security-opt", &seccomp, PAUSE, "-v"];
     assert_eq!(podman.run(&run), format!("pause {}\n", env!("CARGO_PKG_VERSION")));
@@ -176,7 +175,6 @@ fn has_pods_with_our_program_as_its_own() {
     // First with catatonit itself, which shows that it is the pod that works, and not the test.
     podman.pod(&SHARE);
     podman.is_a_pod("/catatonit -P");
-    assert!(!podman.is_pause());
     podman.stop("");
     podman.run(&["rmi", "--all", "--force"]);
     let busybox = "/run/images/busybox/image.tar";
@@ -189,7 +187,7 @@ fn has_pods_with_our_program_as_its_own() {
     podman.pod(&SHARE);
     // busybox shows the name of the thread where it is another than that of the file.
     podman.is_a_pod("{pause} /catatonit");
-    assert!(podman.is_pause());
+    podman.wait_for_pause();
     podman.stop(TERMINATED);
 }
 
@@ -211,7 +209,7 @@ fn plays_pods_from_yaml() {
     podman.cage.write("/run/pod.yaml", include_str!("pod.yaml"));
     podman.run(&["kube", "play", "/run/pod.yaml"]);
     let infra = podman.infra_pid();
-    assert!(podman.is_pause());
+    podman.wait_for_pause();
     let ps = podman.exec("pod-one", "ps -o pid,args");
     assert!(ps.lines().any(|line| line.trim() == "1 /pause"), "{ps}");
     assert!(podman.exec("pod-one", "cat /etc/hosts").contains("192.0.2.7\tneighbour"));

@@ -1,0 +1,24 @@
+//! The pages in `docs/`, apart from the snippets in them that other tests use.
+
+use std::fs;
+use std::path::Path;
+
+use crate::image::PAUSE;
+
+/// The pages name the image that this version of pause is in.
+#[test]
+fn name_this_version() {
+    let version = concat!(":", env!("CARGO_PKG_VERSION"));
+    assert!(PAUSE.ends_with(version), "{PAUSE}");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let file = entry.unwrap().path();
+        let content = fs::read_to_string(&file).unwrap();
+        for place in content.split("localhost/podpause/pause").skip(1) {
+            assert!(place.starts_with(version), "{file:?}: {}", place.lines().next().unwrap());
+            count += 1;
+        }
+    }
+    assert!(count > 8, "{count} names of the image in docs/");
+}
