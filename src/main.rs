@@ -22,7 +22,7 @@ use pause::{CANNOT_ANSWER, Page, arm, hold, reap, say};
 use start::{StartStack, Text};
 
 /// What `-h` answers. Its first line is what `-v` answers.
-const ABOUT: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v|-h|-P]\n");
+const ABOUT: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v | -h | -P]\n");
 /// The length of that line, in bytes.
 const VERSION_LENGTH: usize = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n").len();
 
@@ -117,15 +117,17 @@ fn keep_name(mut start: StartStack, page: &mut Page) {
 
 /// Gives back the start stack, what the kernel mapped around it, and the page tables of all that.
 ///
-/// It ends with the path of the program, which is the last string on the stack, in its last page:
-/// munmap rounds up. Where the kernel cannot be told that the name has moved, all stays mapped.
+/// Where the kernel cannot be told that the name has moved, all stays mapped.
 #[inline(always)]
 fn shed(start: StartStack, page: &mut Page) {
-    let Some(path) = start.path() else { return };
+    // Without an end that is known, that of the stack has to do: what is above stays. The path of the
+    // program is the last string on the stack, in its last page, and munmap rounds up.
+    let path = || start.path().map(Text::address);
+    let Some(end) = arch::MEMORY_END.or_else(path) else { return };
     if sys::set_memory_map(&mut page.map) == 0 {
         // SAFETY: this starts behind the private page, the last memory that is in use. The start
         // stack is not used again: `main` goes on without it.
-        unsafe { sys::unmap((&raw const *page).addr() + elf::PAGE_MAX, path.address()) }
+        unsafe { sys::unmap((&raw const *page).addr() + elf::PAGE_MAX, end) }
     }
 }
 

@@ -15,6 +15,9 @@ pub const E_MACHINE: u16 = 183;
 /// `e_flags` in the ELF header: the architecture has none.
 pub const E_FLAGS: u32 = 0;
 
+/// Where the memory of a process ends, if that is the same on all kernels: here it is not.
+pub const MEMORY_END: Option<usize> = None;
+
 /// Numbers of the system calls (Linux `include/uapi/asm-generic/unistd.h`).
 pub mod nr {
     pub const CHDIR: usize = 49;

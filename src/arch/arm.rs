@@ -17,6 +17,9 @@ pub const E_MACHINE: u16 = 40;
 /// Linux `arch/arm/kernel/elf.c`), and EF_ARM_ABI_FLOAT_HARD or EF_ARM_ABI_FLOAT_SOFT.
 pub const E_FLAGS: u32 = 0x0500_0000 | if cfg!(target_abi = "eabihf") { 0x400 } else { 0x200 };
 
+/// Where the memory of a process ends, if that is the same on all kernels: here it is not.
+pub const MEMORY_END: Option<usize> = None;
+
 /// Numbers of the system calls (Linux `arch/arm/tools/syscall.tbl`).
 pub mod nr {
     pub const EXIT: usize = 1;

@@ -16,6 +16,9 @@ pub const E_MACHINE: u16 = 258;
 /// `e_flags` in the ELF header: EF_LOONGARCH_OBJABI_V1 and EF_LOONGARCH_ABI_DOUBLE_FLOAT.
 pub const E_FLAGS: u32 = 0x43;
 
+/// Where the memory of a process ends, if that is the same on all kernels: here it is not.
+pub const MEMORY_END: Option<usize> = None;
+
 /// Numbers of the system calls (Linux `include/uapi/asm-generic/unistd.h`).
 pub mod nr {
     pub const CHDIR: usize = 49;

@@ -21,6 +21,9 @@ pub const E_MACHINE: u16 = 21;
 /// `e_flags` in the ELF header: the ABI is ELFv2.
 pub const E_FLAGS: u32 = 2;
 
+/// Where the memory of a process ends, if that is the same on all kernels: here it is not.
+pub const MEMORY_END: Option<usize> = None;
+
 /// Numbers of the system calls (Linux `arch/powerpc/kernel/syscalls/syscall.tbl`).
 pub mod nr {
     pub const EXIT: usize = 1;

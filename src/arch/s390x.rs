@@ -17,6 +17,9 @@ pub const E_MACHINE: u16 = 22;
 /// `e_flags` in the ELF header: a 64-bit program has none.
 pub const E_FLAGS: u32 = 0;
 
+/// Where the memory of a process ends, if that is the same on all kernels: here it is not.
+pub const MEMORY_END: Option<usize> = None;
+
 /// Numbers of the system calls (Linux `arch/s390/kernel/syscalls/syscall.tbl`).
 pub mod nr {
     pub const EXIT: usize = 1;

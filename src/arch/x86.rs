@@ -16,6 +16,9 @@ pub const E_MACHINE: u16 = 3;
 /// `e_flags` in the ELF header: the architecture has none.
 pub const E_FLAGS: u32 = 0;
 
+/// Where the memory of a process ends, if that is the same on all kernels: here it is not.
+pub const MEMORY_END: Option<usize> = None;
+
 /// Numbers of the system calls (Linux `arch/x86/entry/syscalls/syscall_32.tbl`).
 pub mod nr {
     pub const EXIT: usize = 1;

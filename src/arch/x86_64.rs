@@ -14,6 +14,11 @@ pub const E_MACHINE: u16 = 62;
 /// `e_flags` in the ELF header: the architecture has none.
 pub const E_FLAGS: u32 = 0;
 
+/// Where the memory of a process ends, if that is the same on all kernels: TASK_SIZE_MAX in Linux
+/// `arch/x86/include/asm/page_64_types.h`. With five levels of page tables there is more, but nothing
+/// is mapped there unless it is asked for.
+pub const MEMORY_END: Option<usize> = Some((1 << 47) - 4_096);
+
 /// Numbers of the system calls (Linux `arch/x86/entry/syscalls/syscall_64.tbl`).
 pub mod nr {
     pub const WRITE: usize = 1;

@@ -1,0 +1,228 @@
+//! The footprint of pause beside its peers, measured in one run on this machine.
+//!
+//! ```text
+//! cargo bench --bench footprint                            what is installed here
+//! cargo bench --bench footprint -- PROGRAM…                and other pause binaries
+//! cargo bench --bench footprint -- --from FILE --markdown  a table of a saved run
+//! ```
+
+mod cgroup;
+mod measure;
+mod picture;
+mod process;
+mod programs;
+mod record;
+mod tables;
+
+use std::fs;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use cgroup::{Hierarchy, Version};
+use measure::Subject;
+use record::{Condition, Kind, Machine, Record, definitions, goals};
+
+/// An error is a sentence for the person at the terminal.
+type Result<T> = std::result::Result<T, String>;
+
+/// Measures the footprint of pause beside its peers: catatonit, s6-pause, tini, dumb-init, busybox and
+/// sleep, as far as they are installed, and two programs in assembly.
+#[derive(Parser)]
+#[command(name = "footprint", bin_name = "cargo bench --bench footprint --")]
+struct Options {
+    /// Other pause binaries, such as the one from the image registry.k8s.io/pause.
+    #[arg(value_name = "PROGRAM")]
+    programs: Vec<PathBuf>,
+    /// Measure 10, 100, 1,000… up to this many instances of each program at once.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..))]
+    instances: u32,
+    /// Save the run.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw a picture.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Print the table of the README instead of all figures.
+    #[arg(long)]
+    markdown: bool,
+    /// Measure nothing, and show a saved run.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["programs", "json", "instances"])]
+    from: Option<PathBuf>,
+    /// Cargo hands this over.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("footprint: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    // Before the run, and not after it, it shows whether these files can be written.
+    for file in [&options.json, &options.svg].into_iter().flatten() {
+        let opened = fs::File::options().append(true).create(true).open(file);
+        opened.map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    let record = match &options.from {
+        Some(file) => {
+            let text = fs::read_to_string(file);
+            let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+            serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?
+        }
+        None => measure(options)?,
+    };
+    if options.markdown {
+        print!("{}", tables::markdown(&record));
+    } else {
+        print!("{}", tables::all(&record));
+    }
+    let write = |file: &Path, text: String| {
+        fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
+    };
+    if let Some(file) = &options.json {
+        let json = serde_json::to_string_pretty(&record).map_err(|error| error.to_string())?;
+        write(file, json + "\n")?;
+    }
+    if let Some(file) = &options.svg {
+        write(file, picture::svg(&record))?;
+    }
+    Ok(())
+}
+
+/// The whole run.
+fn measure(options: &Options) -> Result<Record> {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        process::enter_user_namespace()?;
+    }
+    process::catch_interrupts()?;
+    let begin = Instant::now();
+    let load_at_start = load();
+    let mut notes = Vec::new();
+
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut subjects = Vec::new();
+    for mut program in programs::all(folder, &options.programs)? {
+        match measure::check(&mut program) {
+            Ok(note) => {
+                notes.extend(note);
+                subjects.push(Subject::new(program));
+            }
+            Err(error) if program.kind == Kind::Installed => notes.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    let mut controllers = |controller: &str, what: &str| match Hierarchy::find(controller) {
+        Ok(hierarchy) => Some(hierarchy),
+        Err(error) => {
+            notes.push(format!("{what}: not measured: {error}"));
+            None
+        }
+    };
+    let memory = controllers("memory", "charged memory");
+    let cpu = controllers("cpu", "orphans at the lowest CPU share");
+
+    let instances = options.instances as usize;
+    let mut counts: Vec<_> =
+        (1..).map(|power| 10_usize.pow(power)).take_while(|&count| count < instances).collect();
+    counts.push(instances);
+    let bar = progress_bar((subjects.len() * (4 + 1 + 3 + counts.len()) + 20) as u64);
+    let step = || bar.inc(1);
+
+    bar.set_message("memory");
+    measure::memory(&mut subjects, memory.as_ref(), &step)?;
+    bar.set_message("start and end");
+    measure::starts(&mut subjects, &step)?;
+    bar.set_message("orphans");
+    measure::orphans(&mut subjects, Condition::Running, None, &step)?;
+    measure::orphans(&mut subjects, Condition::Stopped, None, &step)?;
+    if cpu.is_some() {
+        measure::orphans(&mut subjects, Condition::LowestCpuShare, cpu.as_ref(), &step)?;
+    }
+    bar.set_message("idle");
+    measure::idle(&mut subjects, Duration::from_secs(10))?;
+    for count in counts {
+        bar.set_message(format!("{count} instances"));
+        if let Err(error) = measure::scale(&mut subjects, memory.as_ref(), count, &step) {
+            process::check_interrupt()?;
+            // So many are more than this machine has room for. The rest is worth to be told.
+            notes.push(format!("{count} instances: not measured: {error}"));
+            break;
+        }
+    }
+    bar.finish_and_clear();
+
+    let programs: Vec<_> = subjects.into_iter().map(|subject| subject.figures).collect();
+    let memory_cgroup = match memory.map(|memory| memory.version) {
+        Some(Version::V1) => "version 1",
+        Some(Version::V2) => "version 2",
+        None => "none",
+    };
+    let seconds = begin.elapsed().as_secs();
+    notes.push(format!("The run took {} min {} s.", seconds / 60, seconds % 60));
+    Ok(Record {
+        machine: machine(options, is_root, memory_cgroup, load_at_start),
+        goals: goals(&programs),
+        programs,
+        notes,
+        definitions: definitions(),
+    })
+}
+
+fn progress_bar(length: u64) -> ProgressBar {
+    let target = match std::io::stderr().is_terminal() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let style = ProgressStyle::with_template("{bar:40} {elapsed} {msg}");
+    let bar = ProgressBar::with_draw_target(Some(length), target);
+    style.map_or(bar.clone(), |style| bar.with_style(style))
+}
+
+/// What the machine is, without its name.
+fn machine(options: &Options, is_root: bool, memory_cgroup: &str, load: f64) -> Machine {
+    let cpu_info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory_kib = memory.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let is_of_number = |letter: char| letter.is_ascii_digit() || letter == '.';
+    let number = release.split(|letter| !is_of_number(letter)).next().unwrap_or_default();
+    let arguments = options.programs.iter().map(|program| program.display().to_string());
+    let arguments = [format!("--instances {}", options.instances)].into_iter().chain(arguments);
+    Machine {
+        architecture: std::env::consts::ARCH.into(),
+        cpu: model.map_or("unknown", |(_, model)| model).into(),
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_bytes: memory_kib.unwrap_or_default() * 1_024,
+        kernel: format!("Linux {number}"),
+        page_bytes: procfs::page_size(),
+        memory_cgroup: memory_cgroup.into(),
+        user: if is_root { "root" } else { "ordinary" }.into(),
+        command: format!(
+            "cargo bench --bench footprint -- {}",
+            arguments.collect::<Vec<_>>().join(" ")
+        ),
+        instances: options.instances as usize,
+        load,
+    }
+}
+
+/// The average number of runnable processes in the last minute.
+fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default()
+}

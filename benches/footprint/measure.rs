@@ -1,0 +1,519 @@
+//! The measurements, each of all programs in turn, so that noise hits them alike.
+
+use std::time::{Duration, Instant};
+
+use procfs::process::{MMapPath, Process as Proc};
+use rustix::process::Signal;
+
+use crate::Result;
+use crate::cgroup::{Charge, Group, Hierarchy};
+use crate::process::{self, Pinned, Process, Setting, start};
+use crate::programs::Program;
+use crate::record::{Charged, Condition, Figures, Idle, Memory, Orphans, Scale, Spread, Start};
+
+/// After how long the kernel has added up what each CPU has counted for a cgroup, which it does
+/// every two seconds.
+const SETTLE: Duration = Duration::from_millis(2_500);
+/// Instances before the first reading: they bring in the program's pages, and fill caches.
+const WARM_UP: usize = 20;
+/// How many batches of instances follow, and how many there are in each.
+const BATCHES: usize = 3;
+const PER_BATCH: usize = 100;
+/// Of how many instances the memory is read, for its median.
+const SAMPLE: usize = 25;
+/// How often each program is started for its times.
+const STARTS: usize = 1_000;
+const HOLDS: usize = 100;
+/// How long a program may take to say its version.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a program may take to end after SIGTERM.
+const TERM_DEADLINE: Duration = Duration::from_secs(1);
+/// Orphans in a storm, and how many of them at a time.
+const ORPHANS: usize = 1_000;
+const AT_ONCE: usize = 50;
+
+/// All that is known of one program while the benchmark runs.
+pub struct Subject {
+    pub program: Program,
+    pub figures: Figures,
+}
+
+impl Subject {
+    pub fn new(program: Program) -> Self {
+        let figures = Figures {
+            name: program.name.clone(),
+            kind: program.kind,
+            version: program.version.clone(),
+            file_bytes: program.file_bytes,
+            segment_bytes: program.segment_bytes,
+            memory: None,
+            charged_inside: None,
+            charged_after_exec: None,
+            start: Start::default(),
+            orphans: Vec::new(),
+            idle: None,
+            scale: Vec::new(),
+        };
+        Self { program, figures }
+    }
+
+    fn start(&self, setting: Setting) -> Result<Process> {
+        start(&self.program, &self.program.hold, Setting { is_pid1: true, ..setting })
+    }
+
+    fn start_and_wait(&self, setting: Setting) -> Result<Process> {
+        let mut process = self.start(setting)?;
+        process.wait_until_asleep(&self.program)?;
+        Ok(process)
+    }
+}
+
+/// Those that hold, all but the assembly program that only exits.
+fn holders(subjects: &mut [Subject]) -> impl Iterator<Item = &mut Subject> {
+    subjects.iter_mut().filter(|subject| subject.program.holds())
+}
+
+/// Starts a program, to say at once if it cannot be measured. Returns what there is to note.
+pub fn check(program: &mut Program) -> Result<Option<String>> {
+    if program.holds() {
+        let setting = Setting { is_pid1: true, ..Setting::default() };
+        let mut process = start(program, &program.hold, setting)?;
+        process.wait_until_asleep(program)?;
+        // One that sleeps a moment, and then ends, is found here.
+        if process.ends_within(Duration::from_millis(50))? {
+            process.wait_until_asleep(program)?;
+        }
+    }
+    if let Some(argv) = &program.answer {
+        if !start(program, argv, Setting::default())?.ends_within(ANSWER_DEADLINE)? {
+            let question = argv.last().map(|text| text.to_string_lossy().into_owned());
+            program.answer = None;
+            return Ok(Some(format!(
+                "{} does not end when it is started with {}: no time for that",
+                program.name,
+                question.unwrap_or_default()
+            )));
+        }
+        program.ask_version();
+    }
+    Ok(None)
+}
+
+/// The instances of a program in a cgroup, and what the group was charged at each reading.
+struct Population<'a> {
+    /// The processes come first: they end before their group is removed.
+    processes: Vec<Process>,
+    group: Option<&'a Group>,
+    is_inside: bool,
+    charges: Vec<Charge>,
+}
+
+impl<'a> Population<'a> {
+    fn new(group: Option<&'a Group>, is_inside: bool) -> Self {
+        Self { processes: Vec::new(), group, is_inside, charges: Vec::new() }
+    }
+
+    /// Starts so many instances, and waits until they sleep.
+    fn grow(&mut self, subject: &Subject, count: usize) -> Result<()> {
+        let inside = match self.group {
+            Some(group) if self.is_inside => Some(group.enter()?),
+            _ => None,
+        };
+        let group = if self.is_inside { None } else { self.group };
+        for _ in 0..count {
+            self.processes.push(subject.start(Setting { group, ..Setting::default() })?);
+        }
+        drop(inside);
+        let from = self.processes.len() - count;
+        for process in &mut self.processes[from..] {
+            process.wait_until_asleep(&subject.program)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<()> {
+        if let Some(group) = self.group {
+            self.charges.push(group.charge()?);
+        }
+        Ok(())
+    }
+
+    /// The growth of the charge in each batch, divided by the instances in it.
+    fn charged(&self, per_batch: usize, page_tables_bytes: f64) -> Option<Charged> {
+        let growth = |part: &dyn Fn(&Charge) -> f64| -> Vec<f64> {
+            let pairs = self.charges.windows(2);
+            pairs.map(|pair| (part(&pair[1]) - part(&pair[0])) / per_batch as f64).collect()
+        };
+        let median = |part: &dyn Fn(&Charge) -> f64| Some(Spread::of(growth(part))?.median);
+        let known = |part: &dyn Fn(&Charge) -> Option<f64>| {
+            part(self.charges.first()?)?;
+            median(&|charge| part(charge).unwrap_or_default())
+        };
+        let kernel = median(&|charge| charge.kernel_bytes)?;
+        let kernel_stack = known(&|charge| charge.kernel_stack_bytes);
+        let slab = known(&|charge| charge.slab_bytes);
+        let apart = page_tables_bytes + kernel_stack.unwrap_or_default() + slab.unwrap_or_default();
+        let total =
+            |charge: &Charge| charge.anonymous_bytes + charge.file_bytes + charge.kernel_bytes;
+        Some(Charged {
+            total_bytes: Spread::of(growth(&total))?,
+            anonymous_bytes: median(&|charge| charge.anonymous_bytes)?,
+            file_bytes: median(&|charge| charge.file_bytes)?,
+            page_tables_bytes,
+            kernel_stack_bytes: kernel_stack,
+            slab_bytes: slab,
+            other_kernel_bytes: (kernel - apart).max(0.0),
+        })
+    }
+}
+
+/// Memory of an instance, and with cgroups what it is charged.
+pub fn memory(
+    subjects: &mut [Subject],
+    cgroups: Option<&Hierarchy>,
+    progress: &dyn Fn(),
+) -> Result<()> {
+    let count = holders(subjects).count();
+    let groups = |way: &str| -> Result<Vec<Option<Group>>> {
+        let group = |index| cgroups.map(|cgroups| cgroups.group(&format!("{way}-{index}")));
+        (0..count).map(|index| group(index).transpose()).collect()
+    };
+    let (inside_groups, after_groups) = (groups("inside")?, groups("after")?);
+    // Both have a population for each program. Without cgroups there is no second way.
+    let population = |group, is_inside| Population::new(Option::as_ref(group), is_inside);
+    let mut inside: Vec<_> = inside_groups.iter().map(|group| population(group, true)).collect();
+    let after = after_groups.iter().filter(|_| cgroups.is_some());
+    let mut after: Vec<_> = after.map(|group| population(group, false)).collect();
+
+    for batch in [WARM_UP].into_iter().chain([PER_BATCH; BATCHES]) {
+        for (index, subject) in holders(subjects).enumerate() {
+            inside[index].grow(subject, batch)?;
+            if let Some(after) = after.get_mut(index) {
+                after.grow(subject, batch)?;
+            }
+            progress();
+        }
+        settle(cgroups)?;
+        for population in inside.iter_mut().chain(&mut after) {
+            population.read()?;
+        }
+    }
+    for (index, subject) in holders(subjects).enumerate() {
+        let memory = typical_memory(&inside[index].processes)?;
+        let page_tables = memory.page_tables_bytes as f64;
+        let ways = [inside.get(index), after.get(index)];
+        let [inside, after] = ways.map(|population| population?.charged(PER_BATCH, page_tables));
+        subject.figures.charged_inside = inside;
+        subject.figures.charged_after_exec = after;
+        subject.figures.memory = Some(memory);
+    }
+    for population in inside.into_iter().chain(after) {
+        process::end_all(population.processes);
+    }
+    Ok(())
+}
+
+/// Waits until all is counted that is charged to cgroups.
+fn settle(cgroups: Option<&Hierarchy>) -> Result<()> {
+    match cgroups {
+        Some(_) => process::sleep(SETTLE),
+        None => Ok(()),
+    }
+}
+
+/// The median of each figure, for the instances that were started last.
+fn typical_memory(processes: &[Process]) -> Result<Memory> {
+    let last = &processes[processes.len().saturating_sub(SAMPLE)..];
+    let samples = last.iter().map(read_memory).collect::<Result<Vec<_>>>()?;
+    let median = |figure: &dyn Fn(&Memory) -> u64| {
+        let spread = Spread::of(samples.iter().map(|memory| figure(memory) as f64).collect());
+        spread.map_or(0, |spread| spread.median as u64)
+    };
+    Ok(Memory {
+        rss_bytes: median(&|memory| memory.rss_bytes),
+        rss_anonymous_bytes: median(&|memory| memory.rss_anonymous_bytes),
+        rss_file_bytes: median(&|memory| memory.rss_file_bytes),
+        pss_bytes: median(&|memory| memory.pss_bytes),
+        private_bytes: median(&|memory| memory.private_bytes),
+        page_tables_bytes: median(&|memory| memory.page_tables_bytes),
+        mappings: median(&|memory| memory.mappings),
+    })
+}
+
+/// The memory of a process and its children.
+fn read_memory(process: &Process) -> Result<Memory> {
+    let mut memory = Memory::default();
+    for pid in process.family() {
+        let failed = |error: procfs::ProcError| error.to_string();
+        let proc = Proc::new(pid).map_err(failed)?;
+        let rollup = proc.smaps_rollup().map_err(failed)?.memory_map_rollup;
+        let rollup = rollup.iter().next().ok_or("smaps_rollup is empty")?;
+        let figure = |name: &str| rollup.extension.map.get(name).copied().unwrap_or_default();
+        memory.rss_bytes += figure("Rss");
+        memory.rss_anonymous_bytes += figure("Anonymous");
+        memory.pss_bytes += figure("Pss");
+        memory.private_bytes += figure("Private_Clean") + figure("Private_Dirty");
+        let status = proc.status().map_err(failed)?;
+        memory.page_tables_bytes += 1_024 * status.vmpte.unwrap_or_default();
+        let maps = proc.maps().map_err(failed)?;
+        let own = maps.into_iter().filter(|map| map.pathname != MMapPath::Vsyscall);
+        memory.mappings += own.count() as u64;
+    }
+    memory.rss_file_bytes = memory.rss_bytes - memory.rss_anonymous_bytes;
+    Ok(memory)
+}
+
+/// Times to answer, to fall asleep and to end, and what happens until they sleep.
+pub fn starts(subjects: &mut [Subject], progress: &dyn Fn()) -> Result<()> {
+    let us = |start: Instant| start.elapsed().as_secs_f64() * 1e6;
+    let mut answers = vec![Vec::new(); subjects.len()];
+    // The scheduler may move a program to another CPU as it is executed, which costs more than it
+    // does itself.
+    let pinned = Pinned::to(process::first_cpu()?)?;
+    for round in 0..STARTS {
+        for index in rotated(subjects.len(), round) {
+            let program = &subjects[index].program;
+            let Some(argv) = &program.answer else { continue };
+            process::check_interrupt()?;
+            // Twice, and the second counts: it finds the caches as its like has left them, and not
+            // as a neighbour did.
+            start(program, argv, Setting::default())?.wait();
+            let begin = Instant::now();
+            start(program, argv, Setting::default())?.wait();
+            answers[index].push(us(begin));
+        }
+        if round % (STARTS / 10) == 0 {
+            progress();
+        }
+    }
+    drop(pinned);
+    let mut asleep = vec![Vec::new(); subjects.len()];
+    let mut ended = vec![Vec::new(); subjects.len()];
+    let mut ends_on_term = vec![true; subjects.len()];
+    for round in 0..HOLDS {
+        for index in rotated(subjects.len(), round) {
+            let subject = &subjects[index];
+            if !subject.program.holds() {
+                continue;
+            }
+            drop(subject.start_and_wait(Setting::default())?);
+            let begin = Instant::now();
+            let mut process = subject.start_and_wait(Setting::default())?;
+            asleep[index].push(us(begin));
+            if ends_on_term[index] {
+                let begin = Instant::now();
+                process.send(Signal::TERM);
+                if process.ends_within(TERM_DEADLINE)? {
+                    process.wait();
+                    ended[index].push(us(begin));
+                } else {
+                    ends_on_term[index] = false;
+                }
+            }
+        }
+        if round % (HOLDS / 10) == 0 {
+            progress();
+        }
+    }
+    let figures = answers.into_iter().zip(asleep).zip(ended).zip(ends_on_term);
+    for (subject, (((answers, asleep), ended), ends_on_term)) in subjects.iter_mut().zip(figures) {
+        subject.figures.start.answer_us = Spread::of(answers);
+        if subject.program.holds() {
+            let mut faults = Vec::new();
+            for _ in 0..5 {
+                faults.push(subject.start_and_wait(Setting::default())?.faults()? as f64);
+            }
+            subject.figures.start = Start {
+                asleep_us: Spread::of(asleep),
+                term_to_reaped_us: Spread::of(ended),
+                ends_on_term: Some(ends_on_term),
+                system_calls: Some(process::count_system_calls(&subject.program)? as u64),
+                page_faults: Spread::of(faults).map(|faults| faults.median as u64),
+                ..std::mem::take(&mut subject.figures.start)
+            };
+        }
+        progress();
+    }
+    Ok(())
+}
+
+/// The numbers below `count`, each time from another one on: none is always first.
+fn rotated(count: usize, round: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |index| (index + round) % count)
+}
+
+/// A storm of orphans for each program.
+pub fn orphans(
+    subjects: &mut [Subject],
+    condition: Condition,
+    cgroups: Option<&Hierarchy>,
+    progress: &dyn Fn(),
+) -> Result<()> {
+    let group = cgroups.map(|cgroups| cgroups.group("lowest-share")).transpose()?;
+    let group = group.as_ref();
+    if let Some(group) = group {
+        group.set_lowest_cpu_share()?;
+    }
+    let cpu = match condition {
+        Condition::LowestCpuShare => Some(process::first_cpu()?),
+        _ => None,
+    };
+    for subject in holders(subjects) {
+        let process = subject.start_and_wait(Setting { group, cpu, ..Setting::default() })?;
+        let neighbour = cpu.map(process::busy_neighbour).transpose()?;
+        if condition == Condition::Stopped {
+            process.send(Signal::STOP);
+            process.wait_until_stopped()?;
+        }
+        subject.figures.orphans.push(storm(&process, condition)?);
+        drop((process, neighbour));
+        progress();
+    }
+    Ok(())
+}
+
+fn storm(process: &Process, condition: Condition) -> Result<Orphans> {
+    let before = Counters::settled(process.pid.as_raw_pid())?;
+    let begin = Instant::now();
+    let maker = process::make_orphans(process, ORPHANS, AT_ONCE)?;
+    let mut zombies_over_time = vec![(0.0, 0)];
+    let mut look = || {
+        let zombies = process.zombies();
+        zombies_over_time.push((begin.elapsed().as_secs_f64() * 1e3, zombies));
+        zombies
+    };
+    while !maker.ends_within(Duration::from_millis(2))? {
+        look();
+    }
+    look();
+    let mut maker = maker;
+    if maker.wait().exit_status() != Some(0) {
+        return Err("the orphans could not be made: a limit on processes?".into());
+    }
+    process::sleep(Duration::from_millis(100))?;
+    let zombies_left = look();
+    let after = Counters::read(process.pid.as_raw_pid())?;
+    let per_1000 = |before: u64, after: u64| (after - before) as f64 * 1_000.0 / ORPHANS as f64;
+    Ok(Orphans {
+        condition,
+        orphans: ORPHANS,
+        context_switches_per_1000: per_1000(before.context_switches, after.context_switches),
+        wakeups_per_1000: per_1000(before.runs, after.runs),
+        cpu_ms_per_1000: per_1000(before.cpu_ns, after.cpu_ns) / 1e6,
+        zombies_peak: zombies_over_time.iter().map(|&(_, zombies)| zombies).max().unwrap_or(0),
+        zombies_left,
+        zombies_over_time: thinned(zombies_over_time),
+    })
+}
+
+/// At most some dozens of them, as a picture needs, with the first and the last.
+fn thinned(samples: Vec<(f64, usize)>) -> Vec<(f64, usize)> {
+    let step = samples.len().div_ceil(40);
+    let last = samples.len() - 1;
+    let kept = samples.into_iter().enumerate();
+    let kept = kept.filter(|(index, _)| index % step == 0 || *index == last);
+    kept.map(|(_, (ms, zombies))| ((ms * 10.0).round() / 10.0, zombies)).collect()
+}
+
+/// What the kernel counts of a process.
+#[derive(PartialEq)]
+struct Counters {
+    context_switches: u64,
+    runs: u64,
+    cpu_ns: u64,
+}
+
+impl Counters {
+    /// Waits until it has left the CPU: a process is seen asleep or stopped a moment earlier.
+    fn settled(pid: i32) -> Result<Self> {
+        let mut before = Self::read(pid)?;
+        loop {
+            process::sleep(Duration::from_millis(20))?;
+            let now = Self::read(pid)?;
+            if now == before {
+                return Ok(now);
+            }
+            before = now;
+        }
+    }
+
+    fn read(pid: i32) -> Result<Self> {
+        let failed = |error: procfs::ProcError| error.to_string();
+        let proc = Proc::new(pid).map_err(failed)?;
+        let status = proc.status().map_err(failed)?;
+        let schedule = proc.schedstat().map_err(failed)?;
+        let switches = [status.voluntary_ctxt_switches, status.nonvoluntary_ctxt_switches];
+        Ok(Self {
+            context_switches: switches.into_iter().flatten().sum(),
+            runs: schedule.pcount,
+            cpu_ns: schedule.sum_exec_runtime,
+        })
+    }
+}
+
+/// Wake-ups with nothing to do, of all programs at the same time.
+pub fn idle(subjects: &mut [Subject], duration: Duration) -> Result<()> {
+    let mut processes = Vec::new();
+    for subject in holders(subjects) {
+        processes.push(subject.start_and_wait(Setting::default())?);
+    }
+    let read = |process: &Process| -> Result<u64> {
+        let counters = process.family().into_iter().map(Counters::read);
+        counters.map(|counters| Ok(counters?.context_switches)).sum()
+    };
+    // What they do at their start is over.
+    process::sleep(Duration::from_millis(500))?;
+    let before = processes.iter().map(read).collect::<Result<Vec<_>>>()?;
+    process::sleep(duration)?;
+    for ((subject, process), before) in holders(subjects).zip(&processes).zip(before) {
+        let wakeups = read(process)? - before;
+        subject.figures.idle = Some(Idle { seconds: duration.as_secs_f64(), wakeups });
+    }
+    process::end_all(processes);
+    Ok(())
+}
+
+/// The most processes that are alive at once while small numbers of instances are measured.
+const WAVE: usize = 2_000;
+
+/// Memory and times for a number of instances. As many programs at once as fit in one wave share the
+/// time that their cgroups need to settle.
+pub fn scale(
+    subjects: &mut [Subject],
+    cgroups: Option<&Hierarchy>,
+    instances: usize,
+    progress: &dyn Fn(),
+) -> Result<()> {
+    let mut subjects: Vec<_> = holders(subjects).collect();
+    let at_once = (WAVE / instances).max(1);
+    for wave in subjects.chunks_mut(at_once) {
+        let group = |index| cgroups.map(|cgroups| cgroups.group(&format!("scale-{index}")));
+        let groups = (0..wave.len()).map(|index| group(index).transpose());
+        let groups = groups.collect::<Result<Vec<_>>>()?;
+        let mut populations = Vec::new();
+        for (subject, group) in wave.iter().zip(&groups) {
+            let mut population = Population::new(group.as_ref(), true);
+            population.read()?;
+            let begin = Instant::now();
+            population.grow(subject, instances)?;
+            let start_all_ms = begin.elapsed().as_secs_f64() * 1e3;
+            populations.push((population, start_all_ms));
+            progress();
+        }
+        settle(cgroups)?;
+        for (subject, (mut population, start_all_ms)) in wave.iter_mut().zip(populations) {
+            population.read()?;
+            let charged = population.charged(1, 0.0).map(|charged| charged.total_bytes.median);
+            let begin = Instant::now();
+            process::end_all(std::mem::take(&mut population.processes));
+            subject.figures.scale.push(Scale {
+                instances,
+                charged_bytes: charged,
+                charged_per_instance_bytes: charged.map(|charged| charged / instances as f64),
+                start_all_ms,
+                end_all_ms: begin.elapsed().as_secs_f64() * 1e3,
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! The README's table and picture are those of the saved run: they cannot drift apart.
+//!
+//! After a new run, or a change of `benches/footprint/tables.rs` or `picture.rs`:
+//!
+//! ```text
+//! cargo bench --bench footprint -- --from benches/record/RECORD.json --svg benches/record/RECORD.svg --markdown
+//! ```
+//!
+//! and what it prints goes between the two comments in the README.
+
+#[path = "../benches/footprint/picture.rs"]
+mod picture;
+#[expect(dead_code, reason = "the benchmark measures what is only read here")]
+#[path = "../benches/footprint/record.rs"]
+mod record;
+#[expect(dead_code, reason = "the benchmark has other tables, too")]
+#[path = "../benches/footprint/tables.rs"]
+mod tables;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use record::{Kind, Record, goals};
+
+const README: &str = include_str!("../README.md");
+
+/// The file that the README names as the record.
+fn record_path() -> PathBuf {
+    let end = README.find(".json)").expect("the README links a JSON file") + ".json".len();
+    let start = README[..end].rfind("benches/record/").expect("it is among the records");
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(&README[start..end])
+}
+
+fn saved() -> Record {
+    serde_json::from_str(&fs::read_to_string(record_path()).unwrap()).unwrap()
+}
+
+#[test]
+fn the_table_in_the_readme_is_that_of_the_record() {
+    let (begin, end) = ("<!-- footprint: begin -->\n", "<!-- footprint: end -->");
+    let table = README.split_once(begin).and_then(|(_, rest)| rest.split_once(end));
+    let (table, _) = table.expect("the README has the two comments");
+    assert_eq!(table, tables::markdown(&saved()), "see the head of this file");
+}
+
+#[test]
+fn the_picture_is_that_of_the_record() {
+    let picture = fs::read_to_string(record_path().with_extension("svg")).unwrap();
+    assert!(picture == picture::svg(&saved()), "see the head of this file");
+    let name = record_path().with_extension("svg");
+    let name = format!("benches/record/{}", name.file_name().unwrap().display());
+    assert!(README.contains(&name), "the README shows {name}");
+}
+
+/// The record is of a program like the one that is here: another compiler may make it a few bytes
+/// more or less, and any larger difference wants a new run.
+#[test]
+fn the_record_is_of_this_program() {
+    let record = saved();
+    let pause = record.programs.iter().find(|program| program.kind == Kind::Pause).unwrap();
+    let headline = format!("{} bytes", tables::number(pause.file_bytes));
+    assert!(README.contains(&headline), "the README says {headline}");
+    if record.machine.architecture == std::env::consts::ARCH {
+        let difference = pause.file_bytes.abs_diff(podpause::ELF.len() as u64);
+        assert!(difference < 50, "a new run is due");
+    }
+}
+
+/// The goals in the record follow from its figures.
+#[test]
+fn the_goals_are_those_of_the_figures() {
+    let record = saved();
+    let found = goals(&record.programs);
+    assert_eq!(found.len(), record.goals.len());
+    for (found, saved) in found.iter().zip(&record.goals) {
+        assert_eq!((&found.what, found.limit), (&saved.what, saved.limit));
+        assert_eq!(found.measured, saved.measured, "{}", found.what);
+    }
+}
