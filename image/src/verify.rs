@@ -216,8 +216,11 @@ fn compare_archives(name: &str, theirs: &[u8], ours: &[u8], found: &mut Vec<Stri
     Ok(())
 }
 
-/// The headers and the bytes of the files in a layer.
-fn entries(layer: &[u8]) -> Result<BTreeMap<String, (Vec<u8>, Vec<u8>)>> {
+/// The header of a file in a layer, and its bytes.
+type Entry = (Vec<u8>, Vec<u8>);
+
+/// The files in a layer.
+fn entries(layer: &[u8]) -> Result<BTreeMap<String, Entry>> {
     let mut entries = BTreeMap::new();
     for entry in tar::Archive::new(GzDecoder::new(layer)).entries()? {
         let mut entry = entry?;
