@@ -5,5 +5,6 @@ mod dockerfile;
 mod errors;
 mod harness;
 mod reproducible;
+mod schema;
 mod tools;
 mod verify;
