@@ -1,30 +1,32 @@
 //! The ELF header of the program, field by field: the linker adds nothing to the file.
 //!
-//! Names and layout are those of elf(5). The kernel reads it in `fs/binfmt_elf.c`.
+//! Names and layout are those of elf(5), and public to `oracle/`, which holds them against the libc
+//! crate. The kernel reads the header in `fs/binfmt_elf.c`.
 
 use crate::arch;
 
-const ELFCLASS32: u8 = 1;
-const ELFCLASS64: u8 = 2;
-const ELFDATA2LSB: u8 = 1;
-const ELFDATA2MSB: u8 = 2;
-const EV_CURRENT: u8 = 1;
-const ET_EXEC: u16 = 2;
-const PT_LOAD: u32 = 1;
-const PT_GNU_STACK: u32 = 0x6474_e551;
-const PF_X: u32 = 1;
-const PF_W: u32 = 2;
-const PF_R: u32 = 4;
+pub const ELFCLASS32: u8 = 1;
+pub const ELFCLASS64: u8 = 2;
+pub const ELFDATA2LSB: u8 = 1;
+pub const ELFDATA2MSB: u8 = 2;
+pub const EV_CURRENT: u8 = 1;
+pub const ET_EXEC: u16 = 2;
+pub const PT_LOAD: u32 = 1;
+pub const PT_GNU_STACK: u32 = 0x6474_e551;
+pub const PF_X: u32 = 1;
+pub const PF_W: u32 = 2;
+pub const PF_R: u32 = 4;
 
-/// The largest page that a kernel of ours may have, in bytes.
+/// The largest page that a kernel of ours may have, in bytes: 4, 16 or 64 KiB, by configuration, on
+/// aarch64 and loongarch64, 4 or 64 KiB on powerpc64, 4 KiB on the others.
 pub const PAGE_MAX: usize = 65_536;
 /// The smallest, in bytes. So much of the private page is used.
-const PAGE_MIN: usize = 4_096;
+pub const PAGE_MIN: usize = 4_096;
 
 // SAFETY: pause.ld defines these names. They stand for addresses, and nothing reads through them.
 unsafe extern "C" {
-    /// The start of the file in memory.
-    pub static text: u8;
+    /// The start of the file in memory, where [`HEADER`] is.
+    static text: u8;
     /// The start of the private page.
     static page: u8;
     /// Not a place, but the size of the file.
@@ -32,48 +34,50 @@ unsafe extern "C" {
 }
 
 /// An address, or a number of bytes. A pointer, because only a pointer can be filled in by the linker.
-type Address = *const u8;
+pub type Address = *const u8;
 
 #[repr(C)]
-struct Header {
-    e_ident: [u8; 16],
-    e_type: u16,
-    e_machine: u16,
-    e_version: u32,
-    e_entry: unsafe extern "C" fn() -> !,
-    e_phoff: usize,
-    e_shoff: usize,
-    e_flags: u32,
-    e_ehsize: u16,
-    e_phentsize: u16,
-    e_phnum: u16,
-    e_shentsize: u16,
-    e_shnum: u16,
-    e_shstrndx: u16,
-    segments: [Segment; 3],
+pub struct Header {
+    pub e_ident: [u8; 16],
+    pub e_type: u16,
+    pub e_machine: u16,
+    pub e_version: u32,
+    pub e_entry: unsafe extern "C" fn() -> !,
+    pub e_phoff: usize,
+    pub e_shoff: usize,
+    pub e_flags: u32,
+    pub e_ehsize: u16,
+    pub e_phentsize: u16,
+    pub e_phnum: u16,
+    pub e_shentsize: u16,
+    pub e_shnum: u16,
+    pub e_shstrndx: u16,
+    pub segments: [Segment; 3],
 }
 
 #[repr(C)]
-struct Segment {
-    p_type: u32,
+pub struct Segment {
+    pub p_type: u32,
     #[cfg(target_pointer_width = "64")]
-    p_flags: u32,
-    p_offset: usize,
-    p_vaddr: Address,
-    p_paddr: Address,
-    p_filesz: Address,
-    p_memsz: Address,
+    pub p_flags: u32,
+    pub p_offset: usize,
+    pub p_vaddr: Address,
+    pub p_paddr: Address,
+    pub p_filesz: Address,
+    pub p_memsz: Address,
     #[cfg(target_pointer_width = "32")]
-    p_flags: u32,
-    p_align: usize,
+    pub p_flags: u32,
+    pub p_align: usize,
 }
 
 // SAFETY: the pointers are numbers for the kernel, and nothing reads through them.
 unsafe impl Sync for Header {}
 
+/// The start of the file. Its address is known within the program: that of `text` is not, and on some
+/// architectures would be looked up in a table.
 #[used]
 #[unsafe(link_section = ".elf_header")]
-static HEADER: Header = Header {
+pub static HEADER: Header = Header {
     e_ident: {
         let mut ident = [0; 16];
         [ident[0], ident[1], ident[2], ident[3]] = *b"\x7fELF";
@@ -95,6 +99,9 @@ static HEADER: Header = Header {
     e_shentsize: 0,
     e_shnum: 0,
     e_shstrndx: 0,
+    // Addresses are multiples of PAGE_MAX, as are the offsets, which are zero. So on every kernel they
+    // agree modulo its page, as mmap wants it, each segment starts a page that it has to itself, and
+    // the kernel has nothing to zero in front of the private page (`elf_load`, once `padzero`).
     segments: [
         // The whole file.
         Segment {

@@ -69,27 +69,23 @@ fn answer_or_is_silence(argument: Text) -> bool {
     let has_letter = |letter| unsafe { argument.has(1, &[letter, 0]) };
     // SAFETY: for the same reason, with the fifth.
     let has_word = |start| unsafe { argument.has::<4>(1, start) };
-    if has_dash {
-        // SAFETY: behind five bytes that are not zero, the zero byte may follow, and then six more.
-        if has_letter(b'h') || has_word(b"-hel") && unsafe { argument.has(5, b"p\0") } {
-            answer(ABOUT.as_bytes())
-        }
-        // SAFETY: for the same reason, with the fourth.
-        let has_sion = || unsafe { argument.has(5, b"sion") };
-        // SAFETY: behind nine bytes that are not zero, the zero byte follows at the earliest.
-        let has_end = || unsafe { argument.has(9, b"\0") };
-        if has_letter(b'v') || has_letter(b'V') || has_word(b"-ver") && has_sion() && has_end() {
-            answer(&ABOUT.as_bytes()[..VERSION_LENGTH])
-        }
-        return has_letter(b'P');
+    if !has_dash {
+        return false;
     }
-    false
-}
-
-/// Answers on stdout, and ends.
-#[inline(never)]
-fn answer(text: &[u8]) -> ! {
-    let is_written = sys::write(sys::STDOUT, text) == text.len() as i32;
+    // SAFETY: behind five bytes that are not zero, the zero byte may follow, and then six more.
+    let has_p = || unsafe { argument.has(5, b"p\0") };
+    // SAFETY: for the same reason, with the fourth.
+    let has_sion = || unsafe { argument.has(5, b"sion") };
+    // SAFETY: behind nine bytes that are not zero, the zero byte follows at the earliest.
+    let has_end = || unsafe { argument.has(9, b"\0") };
+    let length = if has_letter(b'h') || has_word(b"-hel") && has_p() {
+        ABOUT.len()
+    } else if has_letter(b'v') || has_letter(b'V') || has_word(b"-ver") && has_sion() && has_end() {
+        VERSION_LENGTH
+    } else {
+        return has_letter(b'P');
+    };
+    let is_written = sys::write(sys::STDOUT, &ABOUT.as_bytes()[..length]) == length as i32;
     sys::exit(if is_written { 0 } else { CANNOT_ANSWER })
 }
 
@@ -97,7 +93,7 @@ fn answer(text: &[u8]) -> ! {
 /// in /proc/PID/cmdline, but only from anonymous memory.
 #[inline(always)]
 fn keep_name(mut start: StartStack, page: &mut Page) {
-    page.map.place((&raw const elf::text).addr(), (&raw const *page).addr());
+    page.map.place((&raw const elf::HEADER).addr(), (&raw const *page).addr());
     let Some(name) = start.string() else { return };
     let mut length = 0;
     // The last byte stays zero.
@@ -124,9 +120,9 @@ fn keep_name(mut start: StartStack, page: &mut Page) {
 /// It ends with the path of the program, which is the last string on the stack, in its last page:
 /// munmap rounds up. Where the kernel cannot be told that the name has moved, all stays mapped.
 #[inline(always)]
-fn shed(start: StartStack, page: &Page) {
+fn shed(start: StartStack, page: &mut Page) {
     let Some(path) = start.path() else { return };
-    if sys::set_memory_map(&page.map) == 0 {
+    if sys::set_memory_map(&mut page.map) == 0 {
         // SAFETY: this starts behind the private page, the last memory that is in use. The start
         // stack is not used again: `main` goes on without it.
         unsafe { sys::unmap((&raw const *page).addr() + elf::PAGE_MAX, path.address()) }

@@ -32,6 +32,10 @@ pub struct Page {
 type Message = [u8; 18];
 
 /// Writes a message to stderr, unless that would block.
+///
+/// What poll(2) says is true of the moment: should another writer fill the same pipe right behind it,
+/// the write would wait for a reader. To make stderr non-blocking instead would do that to everybody
+/// who shares it.
 #[inline(never)]
 pub fn say(buffers: &mut sys::Buffers, message: &Message) {
     if sys::is_writable(buffers, sys::STDERR) {
@@ -40,7 +44,7 @@ pub fn say(buffers: &mut sys::Buffers, message: &Message) {
 }
 
 /// Says why pause ends, and ends it.
-#[inline(never)]
+#[inline(always)]
 fn end(page: &mut Page, message: &Message, status: usize) -> ! {
     say(&mut page.buffers, message);
     sys::exit(status)
@@ -68,18 +72,19 @@ pub fn reap() {
 /// Sleeps until SIGTERM or SIGINT, and ends.
 #[inline(always)]
 pub fn hold(page: &mut Page) -> ! {
+    let mut result;
     loop {
-        let result = sys::wait_for_signal(&END);
-        if result == sys::SIGTERM as i32 {
-            end(page, b"pause: SIGTERM 15\n", 0)
-        }
-        if result == sys::SIGINT as i32 {
-            end(page, b"pause: SIGINT   2\n", 0)
-        }
+        result = sys::wait_for_signal(&END);
         // A stop, a freezer or a tracer interrupts the wait. After any other error, to try again
         // could mean to try for ever.
         if result != -sys::EINTR {
-            end(page, b"pause: can't hold\n", CANNOT_WAIT)
+            break;
         }
     }
+    let (message, status) = match result as u32 {
+        sys::SIGTERM => (b"pause: SIGTERM 15\n", 0),
+        sys::SIGINT => (b"pause: SIGINT   2\n", 0),
+        _ => (b"pause: can't hold\n", CANNOT_WAIT),
+    };
+    end(page, message, status)
 }

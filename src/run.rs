@@ -7,8 +7,10 @@ use crate::sys;
 /// Becomes pause in this very process, without exec: for the child of a runtime that has nothing to
 /// execute.
 ///
-/// It behaves as the program does, but keeps what memory the process has, and its command line, and
-/// never warns. Handlers of signals are gone from here on, as after an exec.
+/// It behaves as the program does, with these differences. It keeps what memory the process has, its
+/// command line and its environment. It never warns. Children that the process has already, and whose
+/// end has another signal than SIGCHLD (clone(2)), are not reaped. Handlers of signals are gone from
+/// here on, as after an exec.
 ///
 /// # Safety
 ///

@@ -1,7 +1,7 @@
 //! What the kernel leaves on the stack of a program that starts.
 
 /// The key under which the auxiliary vector has the path of the program. getauxval(3)
-const AT_EXECFN: u32 = 31;
+pub const AT_EXECFN: u32 = 31;
 
 /// A string on the start stack, which ends with a zero byte.
 ///

@@ -1,7 +1,8 @@
 //! The system calls that pause makes, by name, and the few constants that they need.
 //!
-//! A constant has the same value on all our architectures (Linux `include/uapi/asm-generic/`, and
-//! the tests against the libc crate). A result below zero is a negated errno.
+//! A constant has the same value on all our architectures (Linux `include/uapi/asm-generic/`). A
+//! result below zero is a negated errno. Constants and fields are public to `oracle/`, which holds
+//! them against the libc crate, and nothing else uses those that are not used here.
 
 use crate::arch::{nr, syscall};
 
@@ -16,15 +17,15 @@ pub const SIGTERM: u32 = 15;
 pub const SIGCHLD: u32 = 17;
 pub const SIGTTOU: u32 = 22;
 
-const SIG_SETMASK: usize = 2;
-const SIG_IGN: usize = 1;
-const WNOHANG: usize = 1;
-const WALL: usize = 0x4000_0000;
-const POLLOUT: i16 = 4;
-const PR_SET_NAME: usize = 15;
-const PR_SET_MM: usize = 35;
-const PR_SET_MM_MAP: usize = 14;
-const PR_SET_CHILD_SUBREAPER: usize = 36;
+pub const SIG_SETMASK: usize = 2;
+pub const SIG_IGN: usize = 1;
+pub const WNOHANG: usize = 1;
+pub const WALL: usize = 0x4000_0000;
+pub const POLLOUT: i16 = 4;
+pub const PR_SET_NAME: usize = 15;
+pub const PR_SET_MM: usize = 35;
+pub const PR_SET_MM_MAP: usize = 14;
+pub const PR_SET_CHILD_SUBREAPER: usize = 36;
 
 /// A set of signals, as the kernel has it: signal N is bit N - 1.
 pub type SignalSet = u64;
@@ -39,52 +40,68 @@ pub const fn signals<const N: usize>(of: [u32; N]) -> SignalSet {
     set
 }
 
+/// `struct pollfd`
+#[repr(C)]
+pub struct PollFd {
+    pub fd: i32,
+    pub events: i16,
+    pub revents: i16,
+}
+
+/// `struct sigaction` of the kernel: the handler; then, all zero, the flags, the restorer if the
+/// architecture has one, and the mask.
+#[repr(C)]
+pub struct SignalAction {
+    pub handler: usize,
+    pub zero: [usize; 4],
+}
+
 /// What the kernel is pointed at by [`is_writable`] and [`ignore_sigchld`]. Zero at first.
 #[repr(C)]
 pub struct Buffers {
-    /// `struct pollfd`
-    fd: i32,
-    events: i16,
-    revents: i16,
-    /// `struct sigaction` of the kernel: the handler; then, all zero, the flags, the restorer if the
-    /// architecture has one, and the mask. That is a `struct timespec` of zero, too.
-    handler: usize,
-    zero: [usize; 4],
+    pub poll: PollFd,
+    pub action: SignalAction,
 }
 
-/// `struct prctl_mm_map` (Linux `include/uapi/linux/prctl.h`): where the kernel looks for what it
-/// shows of a process. All are addresses, but for the last two. Zero at first.
+/// `struct prctl_mm_map` of a 64-bit kernel (Linux `include/uapi/linux/prctl.h`): where the kernel
+/// looks for what it shows of a process. All are addresses, but for the last two. Zero at first.
+///
+/// A 32-bit kernel has a shorter address in `auxv`: see [`set_memory_map`].
 #[repr(C)]
 pub struct MemoryMap {
-    start_code: u64,
-    end_code: u64,
-    start_data: u64,
-    end_data: u64,
-    start_brk: u64,
-    brk: u64,
-    start_stack: u64,
+    pub start_code: u64,
+    pub end_code: u64,
+    pub start_data: u64,
+    pub end_data: u64,
+    pub start_brk: u64,
+    pub brk: u64,
+    pub start_stack: u64,
     pub arg_start: u64,
     pub arg_end: u64,
-    env_start: u64,
-    env_end: u64,
-    auxv: *const u64,
-    auxv_size: u32,
-    exe_fd: u32,
+    pub env_start: u64,
+    pub env_end: u64,
+    pub auxv: u64,
+    pub auxv_size: u32,
+    pub exe_fd: u32,
 }
 
+/// For `exe_fd`: the executable stays what it is.
+const NO_FILE: u32 = u32::MAX;
+
 impl MemoryMap {
-    /// Sets all that there is to set: the code starts at `text`, and everything else at `page`.
+    /// Sets all addresses that there are to set: the stack is at `page`, and the rest at `text`.
     ///
-    /// The kernel wants every address to be one (`validate_prctl_map_addr` in `kernel/sys.c`).
+    /// The kernel wants every address to be one (`validate_prctl_map_addr` in `kernel/sys.c`). With
+    /// `brk` elsewhere, it calls the page `[stack]` in /proc/PID/maps, and not `[heap]`.
     #[inline(always)]
     pub fn place(&mut self, text: usize, page: usize) {
         let addresses = (&raw mut *self).cast::<[u64; 11]>();
         // SAFETY: the struct starts with eleven u64.
         for address in unsafe { &mut *addresses } {
-            *address = page as u64;
+            *address = text as u64;
         }
-        self.start_code = text as u64;
-        self.exe_fd = u32::MAX; // none: the executable stays what it is
+        self.end_code = page as u64;
+        self.start_stack = page as u64;
     }
 }
 
@@ -104,14 +121,15 @@ pub fn write(descriptor: usize, bytes: &[u8]) -> i32 {
 /// Whether a write to this descriptor would not block just now. ppoll(2)
 #[inline(always)]
 pub fn is_writable(buffers: &mut Buffers, descriptor: usize) -> bool {
-    buffers.fd = descriptor as i32;
-    buffers.events = POLLOUT;
-    let poll = &raw mut buffers.fd;
-    let timeout = &raw const buffers.zero;
+    buffers.poll.fd = descriptor as i32;
+    buffers.poll.events = POLLOUT;
+    let poll = &raw mut buffers.poll;
+    // `struct timespec` is two words. These are zero: no time at all.
+    let timeout = &raw mut buffers.action.zero;
     // SAFETY: the kernel writes one `struct pollfd`, and may write the time that is left, which is
     // zero as before, to the timeout.
     unsafe { syscall(nr::PPOLL, [address(poll), 1, address(timeout), 0]) };
-    buffers.revents & POLLOUT != 0
+    buffers.poll.revents & POLLOUT != 0
 }
 
 /// Blocks these signals and no other. sigprocmask(2)
@@ -125,10 +143,10 @@ pub fn set_signal_mask(set: &'static SignalSet) -> i32 {
 /// Ignores SIGCHLD, so that the kernel releases children as they die. sigaction(2), "NOTES"
 #[inline(always)]
 pub fn ignore_sigchld(buffers: &mut Buffers) -> i32 {
-    buffers.handler = SIG_IGN;
-    let action = &raw const buffers.handler;
-    // SAFETY: the kernel reads one `struct sigaction`, which is no longer than `handler` and `zero`
-    // (five words at most), and writes none. No handler is installed that could run.
+    buffers.action.handler = SIG_IGN;
+    let action = &raw const buffers.action;
+    // SAFETY: the kernel reads one `struct sigaction`, which is no longer than ours (five words at
+    // most), and writes none. No handler is installed that could run.
     unsafe {
         syscall(nr::RT_SIGACTION, [SIGCHLD as usize, address(action), 0, size_of::<SignalSet>()])
     }
@@ -185,12 +203,28 @@ pub fn become_child_subreaper() {
 
 /// Tells the kernel where things are from now on. PR_SET_MM_MAP(2const); the kernel needs
 /// CONFIG_CHECKPOINT_RESTORE, and the process no capability
+///
+/// A 32-bit program may be on a kernel of either kind, which both refuse what is meant for the other.
 #[inline(always)]
-pub fn set_memory_map(map: &MemoryMap) -> i32 {
-    let arguments = [PR_SET_MM, PR_SET_MM_MAP, address(map), size_of::<MemoryMap>(), 0];
+pub fn set_memory_map(map: &mut MemoryMap) -> i32 {
+    if cfg!(target_pointer_width = "32") {
+        // With an address of four bytes, this is where `exe_fd` is, and the struct ends behind it.
+        const SIZE: usize =
+            core::mem::offset_of!(MemoryMap, exe_fd).next_multiple_of(align_of::<u64>());
+        map.auxv_size = NO_FILE;
+        if prctl_set_mm_map(map, SIZE) == 0 {
+            return 0;
+        }
+        map.auxv_size = 0;
+    }
+    map.exe_fd = NO_FILE;
+    prctl_set_mm_map(map, size_of::<MemoryMap>())
+}
+
+fn prctl_set_mm_map(map: &MemoryMap, size: usize) -> i32 {
     // SAFETY: the kernel reads one `struct prctl_mm_map`, whose size it is told, and changes what it
     // shows of the process, not what the process can reach.
-    unsafe { syscall(nr::PRCTL, arguments) }
+    unsafe { syscall(nr::PRCTL, [PR_SET_MM, PR_SET_MM_MAP, address(map), size, 0]) }
 }
 
 /// Gives memory back. munmap(2)

@@ -4,6 +4,7 @@
 //! [`program`] compiles, [`image`] says what the image is, and [`output`] writes it; or
 //! [`verify`] compares it with what somebody else has written.
 
+mod c;
 mod image;
 mod output;
 mod platform;
@@ -19,7 +20,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use oci_spec::distribution::Reference;
 
-use image::{BUDGET_BYTES, Image, Time};
+use image::{Image, Time, budget_bytes};
 use output::Output;
 use platform::Platform;
 use verify::Theirs;
@@ -50,6 +51,7 @@ Files in FOLDER:
   oci/                      the image, as an OCI image layout, with its SBOM as a referrer
   pause.tar                 the image as one file, for podman, containerd, docker, skopeo, buildah
   pause-linux-amd64, …      the programs alone
+  pause.h                   the programs as arrays for C
   pause.cdx.json            the SBOM, in the format CycloneDX
   SHA256SUMS                the sums of the files above
 
@@ -91,9 +93,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let output = Output::new(arguments.out.as_ref().expect("clap requires it"))?;
     let image = build(&platforms, created)?;
     for part in &image.platforms {
-        let size_bytes = part.size_bytes();
-        if size_bytes > BUDGET_BYTES {
-            bail!("{}: the image has {size_bytes} bytes, of {BUDGET_BYTES}", part.platform.name);
+        let (size_bytes, budget_bytes) = (part.size_bytes(), budget_bytes(part.platform));
+        if size_bytes > budget_bytes {
+            bail!("{}: the image has {size_bytes} bytes, of {budget_bytes}", part.platform.name);
         }
     }
     output.write(&output::files(&image, &arguments.tag, created)?)?;

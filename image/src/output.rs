@@ -17,7 +17,7 @@ use serde_json::json;
 use tar::EntryType;
 
 use crate::image::{Blob, Image, Time, header, sha256};
-use crate::sbom;
+use crate::{c, sbom};
 
 /// Where containerd, podman and docker look for the full name of an image in a layout.
 pub const ANNOTATION_NAME: &str = "io.containerd.image.name";
@@ -33,6 +33,7 @@ pub fn files(image: &Image, name: &Reference, created: Time) -> Result<Files> {
     }
     files.insert("pause.tar".into(), archive(image, name, created)?);
     files.insert(sbom::FILE_NAME.into(), image.sbom.bytes.clone());
+    files.insert(c::FILE_NAME.into(), c::header(&image.platforms).into_bytes());
     for part in &image.platforms {
         files.insert(part.platform.file_name(), part.program.clone());
     }

@@ -46,6 +46,20 @@ impl Platform {
         self.name.split('/').nth(2)
     }
 
+    /// What a C compiler defines for it.
+    pub fn c_condition(&self) -> &'static str {
+        match self.machine {
+            "x86_64" => "defined(__x86_64__)",
+            "aarch64" => "defined(__aarch64__)",
+            "arm" => "defined(__arm__)",
+            "powerpc64" => "defined(__powerpc64__) && defined(__LITTLE_ENDIAN__)",
+            "s390x" => "defined(__s390x__)",
+            "riscv64" => "defined(__riscv) && __riscv_xlen == 64",
+            "loongarch64" => "defined(__loongarch64)",
+            _ => "defined(__i386__)",
+        }
+    }
+
     /// The name of the file with the program for this platform.
     pub fn file_name(&self) -> String {
         format!("pause-{}", self.name.replace('/', "-"))

@@ -216,11 +216,11 @@ fn compare_archives(name: &str, theirs: &[u8], ours: &[u8], found: &mut Vec<Stri
     Ok(())
 }
 
-/// The header of a file in a layer, and its bytes.
-type Entry = (Vec<u8>, Vec<u8>);
+/// The header and the contents of each file in a layer.
+type Entries = BTreeMap<String, (Vec<u8>, Vec<u8>)>;
 
 /// The files in a layer.
-fn entries(layer: &[u8]) -> Result<BTreeMap<String, Entry>> {
+fn entries(layer: &[u8]) -> Result<Entries> {
     let mut entries = BTreeMap::new();
     for entry in tar::Archive::new(GzDecoder::new(layer)).entries()? {
         let mut entry = entry?;

@@ -41,7 +41,6 @@ macro_rules! entry_point {
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
                 "mov x29, xzr",         // no frame is above this one
-                "mov x30, xzr",         // and no return address
                 "mov x0, sp",           // first argument: the start stack
                 "adrp x1, page",        // second: the private page, which starts at a page
                 "add x2, x1, #4096",    // the stack from now on, at the end of that page

@@ -1,9 +1,16 @@
 //! What differs between the architectures: one file each, with the same items in the same order.
 //!
 //! Nothing outside this folder knows which architecture it is on, but for the width of an address
-//! and the order of bytes. A new architecture is a file here, a line below, and a row in the tests.
+//! and the order of bytes. A new architecture is a file here, a line below, and a row in the tests:
+//! `build.rs` says so to whoever compiles for one that has none.
 
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+#[cfg_attr(target_arch = "arm", path = "arm.rs")]
+#[cfg_attr(target_arch = "loongarch64", path = "loongarch64.rs")]
+#[cfg_attr(target_arch = "powerpc64", path = "powerpc64.rs")]
+#[cfg_attr(target_arch = "riscv64", path = "riscv64.rs")]
+#[cfg_attr(target_arch = "s390x", path = "s390x.rs")]
+#[cfg_attr(target_arch = "x86", path = "x86.rs")]
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
 mod current;
 

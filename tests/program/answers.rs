@@ -11,7 +11,7 @@ const VERSION: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n");
 const USAGE: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v|-h|-P]\n");
 
 /// What a start says on stdout, and how it ends.
-fn output(start: Start) -> (String, End) {
+pub fn output(start: Start) -> (String, End) {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let end = start.stdout(writer).spawn().end();
     let mut text = String::new();

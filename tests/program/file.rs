@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::harness::program;
+use crate::harness::{program, skip};
 
 /// The bytes that the target may have.
 const BUDGET_BYTES: usize = if cfg!(target_arch = "x86_64") { 1_024 } else { 1_536 };
@@ -75,6 +75,9 @@ fn build(folder: &Path, profile: &str, flags: &str) -> Result<Vec<u8>, String> {
 
 #[test]
 fn is_the_same_from_elsewhere_and_with_other_flags() {
+    if let Err(error) = Command::new(env!("CARGO")).arg("--version").output() {
+        skip!("cargo", "this user cannot run {}: {error}", env!("CARGO"));
+    }
     let folder = copy_of_sources();
     for (profile, flags) in [("dev", "-Cforce-frame-pointers=yes -g"), ("release", "-Copt-level=0")]
     {
@@ -86,6 +89,9 @@ fn is_the_same_from_elsewhere_and_with_other_flags() {
 /// What must not be in the program does not link, and the linker says what to do.
 #[test]
 fn cannot_be_linked_with_what_it_must_not_have() {
+    if let Err(error) = Command::new(env!("CARGO")).arg("--version").output() {
+        skip!("cargo", "this user cannot run {}: {error}", env!("CARGO"));
+    }
     let story = "arch::entry_point!(";
     for (name, code, message) in [
         (

@@ -6,16 +6,21 @@
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{self, Read, Seek};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use procfs::process::{Process as Proc, Stat, Status};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
+
+pub(crate) use crate::report::skip;
 
 /// How long anything may take before a test fails.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -30,25 +35,6 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Ends a test that cannot run here, and says why. With `PODPAUSE_REQUIRE` set (as CI does, to `all`
-/// or a list of what must not be skipped) it fails instead.
-macro_rules! skip {
-    ($what:literal, $($reason:tt)*) => {{
-        $crate::harness::skipped($what, &format!($($reason)*));
-        return;
-    }};
-}
-pub(crate) use skip;
-
-pub fn skipped(what: &str, reason: &str) {
-    let required = std::env::var("PODPAUSE_REQUIRE").unwrap_or_default();
-    let is_required = required.split(',').any(|name| name == "all" || name == what);
-    assert!(!is_required, "{what} is required by PODPAUSE_REQUIRE={required}: {reason}");
-    // To the terminal, also where the harness captures what a test prints.
-    let line = format!("SKIPPED {what}: {reason}\n");
-    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
-}
-
 /// What the child does before it becomes the body. It runs in a copy of a process with threads, so
 /// it must not allocate: it makes system calls, and nothing else.
 type Step = Box<dyn FnMut() -> io::Result<()>>;
@@ -58,10 +44,64 @@ pub enum Body {
     File(PathBuf),
     /// A memfd or an open file.
     Descriptor(OwnedFd),
+    /// pause, without a program.
+    Run,
     /// Runs in the copy of the test, under the rule for steps, without any descriptor above stderr
     /// but those that are kept for it.
     Function(Box<dyn FnMut() -> i32>),
 }
+
+/// The three forms in which pause comes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Form {
+    /// The file that cargo linked.
+    File,
+    /// The memfd of the library.
+    Memfd,
+    /// The library's `run`, in a copy of the test.
+    Run,
+}
+
+impl Form {
+    /// pause as an ordinary process, with the name `/pause`.
+    pub fn start(self) -> Start {
+        Start::body(match self {
+            Self::File => Body::File(program()),
+            Self::Memfd => Body::Descriptor(podpause::memfd().unwrap()),
+            Self::Run => Body::Run,
+        })
+    }
+
+    /// pause as PID 1 of a new PID namespace.
+    pub fn pid1(self) -> Start {
+        self.start().namespaces(libc::CLONE_NEWPID)
+    }
+}
+
+/// Makes tests of these functions, one for each form of pause.
+macro_rules! test_each_form {
+    ($($name:ident)*) => {$(
+        mod $name {
+            use crate::harness::Form;
+
+            #[test]
+            fn file() {
+                super::$name(Form::File);
+            }
+
+            #[test]
+            fn memfd() {
+                super::$name(Form::Memfd);
+            }
+
+            #[test]
+            fn run() {
+                super::$name(Form::Run);
+            }
+        }
+    )*};
+}
+pub(crate) use test_each_form;
 
 /// A process that is to be started.
 pub struct Start {
@@ -87,12 +127,12 @@ pub enum SignalMask {
 impl Start {
     /// The program under test as an ordinary process, with the name `/pause`.
     pub fn new() -> Self {
-        Self::body(Body::File(program()))
+        Form::File.start()
     }
 
     /// The program under test as PID 1 of a new PID namespace.
     pub fn pid1() -> Self {
-        Self::new().namespaces(libc::CLONE_NEWPID)
+        Form::File.pid1()
     }
 
     /// A process that sleeps for ever and reaps nobody: a negative control.
@@ -212,6 +252,7 @@ impl Start {
         static STARTING: Mutex<()> = Mutex::new(());
         let _starting = STARTING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
 
+        TESTS.get_or_init(|| pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap());
         let (ready, ready_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let (failure, failure_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         // Holds the child until its user namespace has its maps.
@@ -250,6 +291,8 @@ impl Start {
             match &mut self.body {
                 Body::File(_) => execve(&path, &argv, &envp),
                 Body::Descriptor(file) => execveat(file.as_fd(), &argv, &envp),
+                // SAFETY: the child of a clone has one thread, and nothing else runs in it.
+                Body::Run => unsafe { podpause::run() },
                 Body::Function(function) => {
                     close_all_but(self.kept.iter().map(AsRawFd::as_raw_fd));
                     exit(function())
@@ -315,7 +358,7 @@ pub struct Process {
 impl Process {
     /// A process that somebody else started, and reaps.
     pub fn found(pid: i32) -> Self {
-        let pidfd = rustix::process::pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty());
+        let pidfd = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty());
         let ready = rustix::fs::memfd_create("none", MemfdFlags::CLOEXEC).unwrap();
         Self { pid, pidfd: pidfd.unwrap(), ready, stderr: None, is_reaped: false }
     }
@@ -482,6 +525,15 @@ impl Process {
             .step(move || set_namespaces(pidfd.as_fd(), namespaces))
     }
 
+    /// As [`join`](Self::join), but one namespace by its file, as nsenter(1) does: `net`, say.
+    pub fn join_by_file(&self, name: &str, run: impl FnMut() -> i32 + 'static) -> Start {
+        let open = |name: &str| fs::File::open(format!("/proc/{}/ns/{name}", self.pid)).unwrap();
+        let user = (!is_root() && name != "user").then(|| open("user"));
+        let files: Vec<fs::File> = user.into_iter().chain([open(name)]).collect();
+        Start::body(Body::Function(Box::new(run)))
+            .step(move || files.iter().try_for_each(|file| set_namespaces(file.as_fd(), 0)))
+    }
+
     /// Makes the caller root in the user namespace of the process.
     fn map_ids(&self) -> io::Result<()> {
         let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
@@ -519,11 +571,18 @@ pub fn is_readable(file: BorrowedFd, within: Duration) -> bool {
     }
 }
 
+/// Copies the program. Another process does it: a child that is forked meanwhile would have a copy of
+/// our descriptor for writing, and a file that is open for writing cannot be executed.
+pub fn copy_program(to: &Path) {
+    let status = std::process::Command::new("cp").arg(program()).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
 /// A copy of the program that others than its owner can execute.
 pub fn readable_copy(folder: &Path) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let copy = folder.join("pause");
-    fs::copy(program(), &copy).unwrap();
+    copy_program(&copy);
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
     copy
@@ -671,10 +730,17 @@ fn keep_across_execve(file: BorrowedFd) -> io::Result<()> {
     Ok(rustix::io::fcntl_setfd(file, rustix::io::FdFlags::empty())?)
 }
 
-/// Has the child killed when the test that started it ends.
+/// Has the child killed when the test that started it ends, or ends it if that has happened already.
 fn die_with_parent() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if TESTS.get().is_some_and(|tests| is_readable(tests.as_fd(), Duration::ZERO)) {
+        exit(1)
+    }
+    Ok(())
 }
+
+/// The process that runs the tests.
+static TESTS: OnceLock<OwnedFd> = OnceLock::new();
 
 fn wait_for_end_of_file(file: BorrowedFd) -> io::Result<()> {
     while rustix::io::read(file, &mut [0_u8; 1])? > 0 {}
@@ -767,9 +833,113 @@ fn wait_for_stop(pid: i32) -> Option<Stop> {
     }
 }
 
-fn set_namespaces(pidfd: BorrowedFd, namespaces: libc::c_int) -> io::Result<()> {
+/// Joins these namespaces of a process by its pidfd, or the one namespace that the file is of.
+pub fn set_namespaces(file: BorrowedFd, namespaces: libc::c_int) -> io::Result<()> {
     // SAFETY: setns(2) takes two numbers.
-    check(unsafe { libc::setns(pidfd.as_raw_fd(), namespaces) }.into()).map(drop)
+    check(unsafe { libc::setns(file.as_raw_fd(), namespaces) }.into()).map(drop)
+}
+
+/// Leaves these namespaces for new ones; of CLONE_NEWPID, only children to come are in the new one.
+pub fn unshare(namespaces: libc::c_int) -> io::Result<()> {
+    // SAFETY: unshare(2) takes a number. Without CLONE_FILES or CLONE_FS, nothing that safe code
+    // relies on is taken from under it.
+    check(unsafe { libc::unshare(namespaces) }.into()).map(drop)
+}
+
+/// Makes a System V segment with this byte in it.
+pub fn make_segment(key: libc::key_t, byte: u8) -> io::Result<()> {
+    let address = attach_segment(key, libc::IPC_CREAT | libc::IPC_EXCL | 0o600)?;
+    // SAFETY: a segment is at least a page, which nobody else has mapped yet.
+    unsafe { address.write(byte) };
+    detach_segment(address)
+}
+
+/// The byte that is in a System V segment.
+pub fn read_segment(key: libc::key_t) -> io::Result<u8> {
+    let address = attach_segment(key, 0)?;
+    // SAFETY: a segment is at least a page, which nobody writes to once it is made.
+    let byte = unsafe { address.read() };
+    detach_segment(address)?;
+    Ok(byte)
+}
+
+fn attach_segment(key: libc::key_t, flags: libc::c_int) -> io::Result<*mut u8> {
+    // SAFETY: shmget(2) takes numbers.
+    let id = check(unsafe { libc::shmget(key, 1, flags) }.into())? as libc::c_int;
+    // SAFETY: the kernel chooses an address where nothing is mapped.
+    let address = unsafe { libc::shmat(id, std::ptr::null(), 0) };
+    check(address.addr() as libc::c_long)?;
+    Ok(address.cast())
+}
+
+fn detach_segment(address: *mut u8) -> io::Result<()> {
+    // SAFETY: this is where a segment was attached; the callers do not use it again.
+    check(unsafe { libc::shmdt(address.cast()) }.into()).map(drop)
+}
+
+/// Makes a POSIX message queue with a message of this one byte in it.
+pub fn make_queue(name: &CStr, byte: u8) -> io::Result<()> {
+    let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY;
+    // SAFETY: the struct is made of integers, for which zero is a value.
+    let mut attributes: libc::mq_attr = unsafe { std::mem::zeroed() };
+    (attributes.mq_maxmsg, attributes.mq_msgsize) = (1, 1);
+    // SAFETY: the kernel reads a string, which ends with a zero byte, and one struct.
+    let queue = unsafe { libc::mq_open(name.as_ptr(), flags, 0o600, &raw const attributes) };
+    check(queue.into())?;
+    // SAFETY: the kernel reads one byte.
+    check(unsafe { libc::mq_send(queue, (&raw const byte).cast(), 1, 0) }.into())?;
+    close(queue);
+    Ok(())
+}
+
+/// The byte that is in the message of a POSIX message queue. The message is put back.
+pub fn read_queue(name: &CStr) -> io::Result<u8> {
+    // SAFETY: the kernel reads a string, which ends with a zero byte.
+    let queue = unsafe { libc::mq_open(name.as_ptr(), libc::O_RDWR | libc::O_NONBLOCK) };
+    check(queue.into())?;
+    let mut byte = 0_u8;
+    let (message, priority) = ((&raw mut byte).cast(), std::ptr::null_mut());
+    // SAFETY: the kernel writes one byte, and no priority.
+    check(unsafe { libc::mq_receive(queue, message, 1, priority) } as libc::c_long)?;
+    // SAFETY: the kernel reads one byte.
+    check(unsafe { libc::mq_send(queue, (&raw const byte).cast(), 1, 0) }.into())?;
+    close(queue);
+    Ok(byte)
+}
+
+/// Switches the loopback interface on, and gives it one more address.
+pub fn set_up_loopback(address: Ipv4Addr) -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let mut request = interface(b"lo");
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    set_interface(socket.as_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &request)?;
+
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) },
+        sin_zero: [0; 8],
+    };
+    let mut request = interface(b"lo:1");
+    // SAFETY: both structs are plain data of 16 bytes: sockaddr is the general form of sockaddr_in.
+    request.ifr_ifru.ifru_addr =
+        unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) };
+    set_interface(socket.as_fd(), libc::SIOCSIFADDR as libc::Ioctl, &request)
+}
+
+fn interface(name: &[u8]) -> libc::ifreq {
+    // SAFETY: the struct is plain data, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name) {
+        *to = *from as libc::c_char;
+    }
+    request
+}
+
+fn set_interface(socket: BorrowedFd, what: libc::Ioctl, request: &libc::ifreq) -> io::Result<()> {
+    // SAFETY: for the two requests of `set_up_loopback`, the kernel reads one struct.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw const *request) }.into()).map(drop)
 }
 
 /// Sets what a signal does in this process: SIG_DFL or SIG_IGN.
@@ -830,6 +1000,11 @@ pub fn become_user(id: u32) -> io::Result<()> {
     // SAFETY: for the same reason.
     check(unsafe { libc::syscall(libc::SYS_setresuid, id, id, id) })?;
     die_with_parent()?; // a change of user has forgotten this
+    refuse_new_privileges()
+}
+
+/// Has no execve give rights any more.
+pub fn refuse_new_privileges() -> io::Result<()> {
     // SAFETY: the operation takes numbers.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()).map(drop)
 }
@@ -848,8 +1023,7 @@ fn deny(number: u32, errno: i32) -> Vec<libc::sock_filter> {
 
 fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-    // SAFETY: the operation takes numbers.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
+    refuse_new_privileges()?;
     let mode = libc::SECCOMP_MODE_FILTER;
     // SAFETY: the kernel reads `len` instructions, as many as there are.
     check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) }.into()).map(drop)

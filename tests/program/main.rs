@@ -3,11 +3,18 @@
 //! A module for each part of the contract; `harness` starts the processes and looks at them.
 
 mod answers;
+#[path = "../common/calls.rs"]
+mod calls;
+mod emulated;
 mod file;
 mod harness;
 mod library;
 mod memory;
 mod messages;
+mod namespaces;
 mod reaping;
+#[path = "../common/report.rs"]
+mod report;
 mod signals;
 mod system_calls;
+mod unshare;

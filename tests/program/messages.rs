@@ -10,9 +10,14 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::harness::{self, Body, End, Process, Start};
+use crate::harness::{self, Body, End, Form, Process, Start, test_each_form};
 
-const WARNING: &str = "pause: not PID #1\n";
+test_each_form! {
+    go_to_one_of_the_only_three_descriptors
+    come_from_the_root_folder
+}
+
+pub const WARNING: &str = "pause: not PID #1\n";
 
 #[test]
 fn warn_once_that_it_is_not_pid_1() {
@@ -152,10 +157,10 @@ fn do_not_stop_a_background_job() {
 }
 
 /// A descriptor that a runtime leaked must not live as long as the pod.
-#[test]
-fn go_to_one_of_the_only_three_descriptors() {
+fn go_to_one_of_the_only_three_descriptors(form: Form) {
     let leak = File::open("/dev/null").unwrap();
-    let process = Start::pid1()
+    let process = form
+        .pid1()
         .step(move || {
             for _ in 0..200 {
                 rustix::io::dup(&leak)?;
@@ -170,10 +175,9 @@ fn go_to_one_of_the_only_three_descriptors() {
 }
 
 /// A folder that pause was started in must not be kept from being unmounted.
-#[test]
-fn come_from_the_root_folder() {
+fn come_from_the_root_folder(form: Form) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();
-    let process = Start::new().step(move || Ok(rustix::process::chdir(&path)?)).spawn().asleep();
+    let process = form.start().step(move || Ok(rustix::process::chdir(&path)?)).spawn().asleep();
     assert_eq!(process.proc().cwd().unwrap(), Path::new("/"));
 }

@@ -6,18 +6,31 @@
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use procfs::process::Stat;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
-use crate::harness::{self, End, Process, Start, exit, fork, fork_with, skip};
+use crate::harness::{
+    self, End, Form, Process, Start, exit, fork, fork_with, skip, test_each_form,
+};
+
+test_each_form! {
+    costs_no_context_switch
+    goes_on_while_it_is_stopped
+    goes_on_while_its_cgroup_is_frozen
+    includes_orphans_that_were_zombies_already
+    includes_children_from_before_it_started
+    includes_a_process_whose_leader_ended_first
+    is_done_for_descendants_where_it_is_not_pid_1
+}
 
 const ORPHANS: usize = 10_000;
 
 /// Has a process join the PID namespace of `pause` and make orphans there: children that outlive
 /// their parent, `at_once` as many at a time. Returns when all of them have ended.
-fn make_orphans(pause: &Process, count: usize, at_once: usize) {
+pub fn make_orphans(pause: &Process, count: usize, at_once: usize) {
     let mut maker = pause
         .join(libc::CLONE_NEWPID, move || {
             for _ in 0..count / at_once {
@@ -46,13 +59,12 @@ fn make_orphans(pause: &Process, count: usize, at_once: usize) {
 }
 
 /// Waits until pause has no child any more, dead or alive.
-fn wait_until_childless(pause: &Process) {
+pub fn wait_until_childless(pause: &Process) {
     pause.until("had no children", || pause.children().is_empty());
 }
 
-#[test]
-fn costs_no_context_switch() {
-    let pause = Start::pid1().spawn().asleep();
+fn costs_no_context_switch(form: Form) {
+    let pause = form.pid1().spawn().asleep();
     let before = pause.context_switches();
     make_orphans(&pause, ORPHANS, 50);
     wait_until_childless(&pause);
@@ -69,9 +81,8 @@ fn is_not_what_a_sleeper_does() {
     sleeper.until("had all the zombies", || sleeper.zombies() == 100);
 }
 
-#[test]
-fn goes_on_while_it_is_stopped() {
-    let pause = Start::pid1().spawn().asleep();
+fn goes_on_while_it_is_stopped(form: Form) {
+    let pause = form.pid1().spawn().asleep();
     pause.send(Signal::STOP);
     pause.until("stopped", || pause.stat().state == 'T');
     let before = pause.context_switches();
@@ -97,7 +108,9 @@ impl Freezer {
         let v1 = ("/sys/fs/cgroup/freezer", ("freezer.state", "FROZEN", "THAWED"));
         let v2 = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
         let v2 = v2.map(|root| (root, ("cgroup.freeze", "1", "0")));
-        let name = format!("podpause-test-{}", std::process::id());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("podpause-test-{}-{count}", std::process::id());
         let make = |(root, switch): (&str, (&'static str, _, _))| {
             let folder = Path::new(root).join(&name);
             let is_hierarchy = Path::new(root).join("cgroup.procs").exists();
@@ -137,14 +150,13 @@ impl Drop for Freezer {
     }
 }
 
-#[test]
-fn goes_on_while_its_cgroup_is_frozen() {
+fn goes_on_while_its_cgroup_is_frozen(form: Form) {
     let freezers = Freezer::all();
     if freezers.is_empty() {
         skip!("freezer", "no cgroup with a freezer can be made here; root can on most machines");
     }
     for freezer in freezers {
-        let pause = Start::pid1().spawn().asleep();
+        let pause = form.pid1().spawn().asleep();
         freezer.freeze(&pause);
         let before = pause.context_switches();
         make_orphans(&pause, ORPHANS / 10, 50);
@@ -157,9 +169,8 @@ fn goes_on_while_its_cgroup_is_frozen() {
 }
 
 /// A zombie that nobody waits for is reparented as it is when its parent ends.
-#[test]
-fn includes_orphans_that_were_zombies_already() {
-    let pause = Start::pid1().spawn().asleep();
+fn includes_orphans_that_were_zombies_already(form: Form) {
+    let pause = form.pid1().spawn().asleep();
     let before = pause.context_switches();
     let mut maker = pause
         .join(libc::CLONE_NEWPID, || {
@@ -191,14 +202,18 @@ fn gate() -> (OwnedFd, OwnedFd) {
 
 /// Children that pause has from before it was pause: a runtime that forks, and then executes it.
 /// Those with another signal than SIGCHLD for their end, or none, are seen only by `__WALL`.
-#[test]
-fn includes_children_from_before_it_started() {
+fn includes_children_from_before_it_started(form: Form) {
+    // An exec makes SIGCHLD of the others as the children end. Without it, they stay zombies.
+    let signals: &[_] = match form {
+        Form::Run => &[libc::SIGCHLD],
+        _ => &[libc::SIGCHLD, 0, libc::SIGURG],
+    };
     for is_pid1 in [true, false] {
         let (reader, writer) = gate();
-        let start = if is_pid1 { Start::pid1() } else { Start::new().arguments(&["-P"]) };
+        let start = if is_pid1 { form.pid1() } else { form.start().arguments(&["-P"]) };
         let pause = start
             .step(move || {
-                for exit_signal in [libc::SIGCHLD, 0, libc::SIGURG] {
+                for &exit_signal in signals {
                     match fork_with(exit_signal) {
                         0 => exit(0),
                         dead => harness::wait_for_zombie(dead),
@@ -214,7 +229,7 @@ fn includes_children_from_before_it_started() {
             .spawn()
             .asleep();
         assert_eq!(pause.zombies(), 0, "as PID 1: {is_pid1}");
-        assert_eq!(pause.children().len(), 3, "those that live");
+        assert_eq!(pause.children().len(), signals.len(), "those that live");
         let before = pause.context_switches();
         drop(writer);
         wait_until_childless(&pause);
@@ -224,9 +239,8 @@ fn includes_children_from_before_it_started() {
 }
 
 /// The leader of a process with threads ends first, and is a zombie for as long as they live.
-#[test]
-fn includes_a_process_whose_leader_ended_first() {
-    let pause = Start::pid1().spawn().asleep();
+fn includes_a_process_whose_leader_ended_first(form: Form) {
+    let pause = form.pid1().spawn().asleep();
     let before = pause.context_switches();
     let (reader, writer) = gate();
     let number = reader.as_raw_fd();
@@ -253,10 +267,10 @@ fn includes_a_process_whose_leader_ended_first() {
 
 /// With `--pid host`, pause is not PID 1, and reaps the orphans among its descendants as their
 /// subreaper (PR_SET_CHILD_SUBREAPER).
-#[test]
-fn is_done_for_descendants_where_it_is_not_pid_1() {
+fn is_done_for_descendants_where_it_is_not_pid_1(form: Form) {
     let (reader, writer) = gate();
-    let pause = Start::new()
+    let pause = form
+        .start()
         .arguments(&["-P"])
         .step(move || {
             let gate = reader.as_raw_fd();

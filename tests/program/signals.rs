@@ -2,7 +2,16 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{End, Process, SignalMask, Start, kill};
+use crate::harness::{End, Form, Process, SignalMask, Start, kill, test_each_form};
+
+test_each_form! {
+    end_it_from_outside
+    end_it_from_inside_the_namespace
+    end_it_before_its_first_instruction
+    end_it_though_they_were_ignored_or_blocked
+    other_than_these_have_their_default_action
+    other_than_these_are_discarded_for_pid_1
+}
 
 /// What pause says as it is ended by a signal.
 fn farewell(signal: Signal) -> &'static str {
@@ -14,10 +23,9 @@ fn farewell(signal: Signal) -> &'static str {
 
 const ENDS: [Signal; 2] = [Signal::TERM, Signal::INT];
 
-#[test]
-fn end_it_from_outside() {
+fn end_it_from_outside(form: Form) {
     for signal in ENDS {
-        for start in [Start::pid1(), Start::new().arguments(&["-P"])] {
+        for start in [form.pid1(), form.start().arguments(&["-P"])] {
             let mut process = start.spawn().asleep();
             process.send(signal);
             assert_eq!(process.end(), End::Exit(0));
@@ -27,10 +35,9 @@ fn end_it_from_outside() {
 }
 
 /// A container that shares the PID namespace may end the pod.
-#[test]
-fn end_it_from_inside_the_namespace() {
+fn end_it_from_inside_the_namespace(form: Form) {
     for signal in ENDS {
-        let mut process = Start::pid1().spawn().asleep();
+        let mut process = form.pid1().spawn().asleep();
         let number = signal.as_raw();
         let mut inside = process
             .join(libc::CLONE_NEWPID, move || {
@@ -49,10 +56,9 @@ fn end_it_from_inside_the_namespace() {
 }
 
 /// The harness blocks all signals, and the child sends itself this one before it executes pause.
-#[test]
-fn end_it_before_its_first_instruction() {
+fn end_it_before_its_first_instruction(form: Form) {
     for signal in ENDS {
-        for start in [Start::pid1(), Start::new()] {
+        for start in [form.pid1(), form.start()] {
             let number = signal.as_raw();
             let mut process = start.step(move || kill(std::process::id() as i32, number)).spawn();
             assert_eq!(process.end(), End::Exit(0));
@@ -76,11 +82,10 @@ fn before_its_first_instruction_are_lost_unless_blocked() {
     process.terminate();
 }
 
-#[test]
-fn end_it_though_they_were_ignored_or_blocked() {
+fn end_it_though_they_were_ignored_or_blocked(form: Form) {
     for signal in ENDS {
         for mask in [SignalMask::All, SignalMask::None] {
-            for start in [Start::pid1(), Start::new()] {
+            for start in [form.pid1(), form.start()] {
                 let start = start.blocked(mask).ignoring(signal.as_raw());
                 let mut process = start.ignoring(libc::SIGCHLD).spawn().asleep();
                 process.send(signal);
@@ -115,12 +120,11 @@ fn effect(signal: i32) -> Effect {
 /// The numbers that kill(2) takes; 32 and 33 among them, which C libraries keep for themselves.
 const ALL: std::ops::RangeInclusive<i32> = 1..=64;
 
-#[test]
-fn other_than_these_have_their_default_action() {
+fn other_than_these_have_their_default_action(form: Form) {
     for signal in ALL {
         // In a process group of its own: the kernel stops none that is orphaned.
         let own_group = || Ok(rustix::process::setpgid(None, None)?);
-        let mut process = Start::new().arguments(&["-P"]).step(own_group).spawn().asleep();
+        let mut process = form.start().arguments(&["-P"]).step(own_group).spawn().asleep();
         process.send_number(signal);
         match effect(signal) {
             Effect::Ends => assert_eq!(process.end(), End::Exit(0), "signal {signal}"),
@@ -141,10 +145,9 @@ fn other_than_these_have_their_default_action() {
 
 /// From the parent namespace, the kernel lets SIGKILL and SIGSTOP through to a PID 1 (signal(7),
 /// pid_namespaces(7)). From inside, not even those.
-#[test]
-fn other_than_these_are_discarded_for_pid_1() {
+fn other_than_these_are_discarded_for_pid_1(form: Form) {
     for signal in ALL {
-        let mut process = Start::pid1().spawn().asleep();
+        let mut process = form.pid1().spawn().asleep();
         process.send_number(signal);
         match signal {
             libc::SIGTERM | libc::SIGINT => assert_eq!(process.end(), End::Exit(0)),
@@ -162,7 +165,7 @@ fn other_than_these_are_discarded_for_pid_1() {
         }
     }
 
-    let process: Process = Start::pid1().spawn().asleep();
+    let process: Process = form.pid1().spawn().asleep();
     let mut inside = process
         .join(libc::CLONE_NEWPID, || match crate::harness::fork() {
             0 => {

@@ -114,6 +114,15 @@ fn are_not_needed_each_and_it_never_spins() {
     assert_eq!(with_row, made, "each of its calls has a row");
 }
 
+/// The seccomp profile is made from that list (`tests/runtimes/seccomp.rs`).
+#[test]
+fn are_those_that_the_source_lists() {
+    let file = format!("{}/src/arch/{}.rs", env!("CARGO_MANIFEST_DIR"), std::env::consts::ARCH);
+    let listed = crate::calls::listed(file.as_ref());
+    let listed: BTreeSet<_> = listed.iter().map(|call| call.1 as libc::c_long).collect();
+    assert_eq!(listed, DENIED.map(|row| row.0).into());
+}
+
 /// Where prctl is denied, the kernel cannot be told that the name has moved: it stays, and with it
 /// the stack.
 #[test]

@@ -216,10 +216,33 @@ fn has_no_other_files() {
         "oci/oci-layout",
         "pause-linux-amd64",
         "pause.cdx.json",
+        "pause.h",
         "pause.tar",
     ];
     assert_eq!(others, expected);
     run(Command::new("sha256sum").args(["--check", "SHA256SUMS"]).current_dir(dist.path("")));
+}
+
+/// The example in C, with the header that is written, is a runtime that has pause inside.
+#[test]
+fn has_a_header_that_c_compiles() {
+    if let Err(error) = Command::new("cc").arg("--version").output() {
+        skip!("cc", "there is no C compiler: {error}");
+    }
+    let dist = Dist::new(&[]);
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/embed.c");
+    let embed = dist.path("").join("embed");
+    let include = format!("-I{}", dist.path("").display());
+    let mut compiler = Command::new("cc");
+    compiler.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", &include, example, "-o"]);
+    run(compiler.arg(&embed));
+    let text = run(&mut Command::new(embed));
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(
+        text.starts_with(&format!("pause {version} holds the namespaces of process ")),
+        "{text}"
+    );
+    assert!(text.ends_with("it ended with status 0\n"), "{text}");
 }
 
 /// What is printed is what is in the layout.

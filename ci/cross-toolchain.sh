@@ -1,0 +1,104 @@
+#!/bin/bash
+# ci/cross-toolchain.sh DIR TARGET...
+#
+# Leaves DIR/rustc, a compiler that has libcore for each TARGET. Then this makes the program:
+#
+#     RUSTC=DIR/rustc RUSTFLAGS=-Clinker=rust-lld cargo build --target TARGET
+#
+# (and on *-musl, RUSTFLAGS="-Clinker=rust-lld -Clink-self-contained=no"). No C toolchain is needed.
+#
+# Where rustup has the targets, it adds them to the toolchain in use, and that is all. Where it can
+# fetch none, but packages of Debian are to be had, DIR gets a private copy of the rustc-web of Debian
+# and a libcore that is built for each target from the source of that compiler. Nothing is installed.
+# What is there already is kept: run it again for more targets.
+set -euo pipefail
+
+if [ $# -lt 2 ]; then
+    echo "usage: $0 DIR TARGET..." >&2
+    exit 2
+fi
+mkdir -p "$1"
+dir=$(cd "$1" && pwd)
+shift
+work=$dir/work
+tree=$dir/toolchain                            # in the layout that rustc looks for
+host=$(rustc -vV | sed -n 's/^host: //p')
+rustup=$(rustc --print sysroot)                # its cargo and its rust-lld serve both ways
+
+# Makes DIR/rustc: the arguments are the command that it stands for.
+leave_rustc() {
+    { echo '#!/bin/sh'; printf 'exec'; printf ' %q' "$@"; echo ' "$@"'; } > "$dir/rustc.new"
+    chmod +x "$dir/rustc.new"
+    mv "$dir/rustc.new" "$dir/rustc" # at once, or not at all
+}
+
+# The first package whose name starts with $2 and that package $1 depends on.
+dependency() {
+    apt-cache depends "$1" | awk -v name="^$2" '$1 == "Depends:" && $2 ~ name { print $2; exit }'
+}
+
+unpack_debian_rustc() {
+    [ "$(id -u)" != 0 ] || apt-get -qq update
+    local std llvm package what
+    std=$(dependency libstd-rust-web-dev 'libstd-rust-web-[0-9]') # the name has the version
+    llvm=$(dependency "$std" 'libllvm[0-9]')
+    rm -rf "$work" "$tree"
+    mkdir -p "$work/root" "$tree/bin" "$tree/lib/rustlib/src/rust"
+    (cd "$work" && apt-get -qq -o APT::Sandbox::User=root download \
+        rustc-web rust-web-src libstd-rust-web-dev "$std" "$llvm")
+    for package in "$work"/*.deb; do
+        case $package in
+            */rust-web-src_*) what='./usr/src/rustc-*/library' ;; # of a great many files
+            *) what='./usr/*' ;;
+        esac
+        dpkg --fsys-tarfile "$package" | tar -x -C "$work/root" --wildcards "$what"
+    done
+    mv "$work"/root/usr/bin/rustc "$tree/bin/"
+    mv "$work"/root/usr/lib/*/librustc_driver-*.so "$work"/root/usr/lib/*/libLLVM* "$tree/lib/"
+    mv "$work/root/usr/lib/rustlib/$host" "$tree/lib/rustlib/"
+    mv "$work"/root/usr/src/rustc-*/library "$tree/lib/rustlib/src/rust/"
+    mkdir -p "$tree/lib/rustlib/$host/bin"
+    ln -sf "$rustup/lib/rustlib/$host/bin/rust-lld" "$tree/lib/rustlib/$host/bin/"
+    rm -rf "$work"
+    leave_rustc env "LD_LIBRARY_PATH=$tree/lib" "$tree/bin/rustc"
+}
+
+# Builds libcore for these targets, as a dependency of a crate that has nothing else.
+build_libcore() {
+    local target flags=()
+    for target in "$@"; do
+        flags+=(--target "$target")
+    done
+    rm -rf "$work"
+    mkdir -p "$work/src"
+    printf '[package]\nname = "empty"\nedition = "2024"\n[profile.release]\npanic = "abort"\n' \
+        > "$work/Cargo.toml"
+    echo '#![no_std]' > "$work/src/lib.rs"
+    # Only to build libcore is the compiler told to be a nightly one.
+    (cd "$work" && RUSTC=$dir/rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS='' CARGO_TARGET_DIR=$work/target \
+        cargo build --quiet --release -Zbuild-std=core "${flags[@]}")
+    for target in "$@"; do
+        mkdir -p "$tree/lib/rustlib/$target/lib.new"
+        cp "$work/target/$target"/release/deps/lib{core,compiler_builtins}-*.rlib \
+            "$tree/lib/rustlib/$target/lib.new/"
+        mv "$tree/lib/rustlib/$target/lib.new" "$tree/lib/rustlib/$target/lib"
+    done
+    rm -rf "$work"
+}
+
+# What rustup could fetch before it failed stays in its toolchain, and is not used.
+if [ ! -d "$tree" ] && command -v rustup > /dev/null; then
+    if RUST_BACKTRACE=0 rustup target add "$@"; then
+        leave_rustc "$rustup/bin/rustc"
+        echo "$dir/rustc: $("$dir/rustc" -V), with targets of rustup"
+        exit
+    fi
+    echo "rustup has not all of them: taking rustc-web of Debian"
+fi
+[ -d "$tree" ] && [ -x "$dir/rustc" ] || unpack_debian_rustc
+missing=()
+for target in "$@"; do
+    [ -d "$tree/lib/rustlib/$target/lib" ] || missing+=("$target")
+done
+[ ${#missing[@]} -eq 0 ] || build_libcore "${missing[@]}"
+echo "$dir/rustc: $("$dir/rustc" -V) of Debian, libcore built for ${#missing[@]} targets of $#"

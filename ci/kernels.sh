@@ -1,0 +1,119 @@
+#!/bin/bash
+# Fetches what `cargo test --test kernels` boots: Debian's kernels, and a busybox for each.
+#
+#     ci/kernels.sh DIR [ARCH...]
+#     ci/kernels.sh --packages
+#
+# leaves DIR/ARCH/vmlinuz and DIR/ARCH/busybox. An ARCH is Debian's name of an architecture; without
+# one, all of the table below are fetched. What is there already is left as it is, and if all is
+# there, nothing is asked of the network.
+#
+# Nothing is installed, and the system's own apt state stays as it is: apt runs with a state below
+# DIR, and looks where the system's sources look. The packages' signatures are checked against
+# Debian's keys. An ordinary user can run this.
+#
+# The second form prints the packages that the tests need, which are these and no other:
+#
+#     apt-get install --no-install-recommends $(ci/kernels.sh --packages)
+set -euo pipefail
+
+packages="qemu-system-arm qemu-system-misc qemu-system-ppc qemu-system-x86 opensbi"
+
+# Debian's name of the architecture, the release, and the kernel package, which depends on the one
+# that has the newest kernel of its kind. Debian 12 is the last release with a kernel for i386, and
+# Debian 13 the first with one for riscv64. loong64 is in no release yet: the package lists of what
+# is to be one expire within days, and apt is right not to take them.
+table="
+amd64    bookworm  linux-image-amd64
+arm64    bookworm  linux-image-arm64
+armhf    bookworm  linux-image-armmp
+i386     bookworm  linux-image-686-pae
+ppc64el  bookworm  linux-image-powerpc64le
+s390x    bookworm  linux-image-s390x
+riscv64  trixie    linux-image-riscv64
+"
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+
+usage() {
+    sed -n '2,/^set /{/^#/{s/^# \{0,1\}//;p}}' "$0"
+    exit 2
+}
+
+case ${1-} in
+    --packages) echo "$packages"; exit ;;
+    '' | -*) usage ;;
+esac
+mkdir -p "$1"
+dir=$(cd "$1" && pwd)
+shift
+all=$(awk 'NF { print $1 }' <<<"$table")
+
+missing=()
+for arch in ${*:-$all}; do
+    grep -qx "$arch" <<<"$all" || { echo "$0: no kernel for $arch in the table" >&2; exit 2; }
+    [ -e "$dir/$arch/vmlinuz" ] && [ -e "$dir/$arch/busybox" ] || missing+=("$arch")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+# Where this system has its release from, all releases are.
+archive=$(
+    . /etc/os-release
+    apt-get indextargets --format '$(CREATED_BY) $(CODENAME) $(REPO_URI)' |
+        awk -v codename="$VERSION_CODENAME" '$1 == "Packages" && $2 == codename { print $3; exit }'
+)
+[ -n "$archive" ] || { echo "$0: apt's sources do not have this system's release" >&2; exit 1; }
+
+state=$dir/apt
+rm -rf "$state"
+mkdir -p "$state"/{lists/partial,cache/archives/partial,downloads}
+trap 'rm -rf "$state"' EXIT
+: >"$state/status"
+# A line for each release: the packages for all architectures would be listed twice otherwise.
+for suite in $(awk 'NF { print $2 }' <<<"$table" | sort -u); do
+    archs=$(awk -v suite="$suite" -v missing=" ${missing[*]} " \
+        '$2 == suite && index(missing, " " $1 " ") { printf "%s%s", comma, $1; comma = "," }' \
+        <<<"$table")
+    [ -z "$archs" ] || echo "deb [arch=$archs signed-by=$keys] $archive $suite main"
+done >"$state/sources.list"
+
+# The system's own hooks must not run for a state that is not the system's. What it says of how to
+# download (a proxy, say) counts.
+apt-config dump Acquire >"$state/apt.conf"
+cat >>"$state/apt.conf" <<END
+Acquire::Languages "none";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
+APT::Architectures { "$(dpkg --print-architecture)"; $(printf '"%s"; ' "${missing[@]}") };
+APT::Sandbox::User "";
+Dir::Cache "$state/cache";
+Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
+Dir::Etc::sourcelist "$state/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::State "$state";
+Dir::State::lists "$state/lists";
+Dir::State::status "$state/status";
+END
+export APT_CONFIG=$state/apt.conf
+apt-get -qq update
+
+for arch in "${missing[@]}"; do
+    image=$(awk -v arch="$arch" '$1 == arch { print $3 }' <<<"$table")
+    kernel=$(apt-cache depends --important "$image:$arch" |
+        awk '$1 == "Depends:" && /linux-image-/ { sub(/:.*/, "", $2); print $2; exit }')
+    [ -n "$kernel" ] || { echo "$0: $image:$arch depends on no kernel" >&2; exit 1; }
+
+    rm -rf "$state/downloads"
+    mkdir -p "$dir/$arch" "$state/downloads"
+    (cd "$state/downloads" && apt-get -qq download "$kernel:$arch" "busybox-static:$arch")
+    # Of some 60 MB, mostly modules, only the kernel itself is wanted. Its name ends with its
+    # version, and starts with vmlinux where it is not compressed.
+    dpkg --fsys-tarfile "$state/downloads/$kernel"_*.deb |
+        tar -x -C "$state/downloads" --wildcards './boot/vmlinu*'
+    dpkg --fsys-tarfile "$state/downloads"/busybox-static_*.deb |
+        tar -x -O --wildcards './*bin/busybox' >"$state/downloads/busybox"
+    chmod +x "$state/downloads/busybox"
+    mv "$state/downloads/busybox" "$dir/$arch/busybox"
+    mv "$state/downloads/boot"/vmlinu* "$dir/$arch/vmlinuz"
+    echo "$arch: $kernel"
+done

@@ -1,0 +1,117 @@
+//! powerpc64: Linux on 64-bit Power with the ELFv2 ABI, little endian. Assembly needs Rust 1.95.
+//!
+//! System call (Linux `Documentation/arch/powerpc/syscall64-abi.rst`): the number in r0, the
+//! arguments in r3 to r7. cr0.SO tells whether r3 is the result or an errno, which is not negated.
+//! r0, r3 to r12, ctr, xer and cr0 change, as in a call of a function. What a function preserves,
+//! `sc` does, and also lr, cr1, cr5 to cr7, and all of floating point and vectors.
+//!
+//! Entry point (Power Architecture 64-Bit ELF V2 ABI, 2.2 and 4.1.2; `start_thread` in Linux
+//! `arch/powerpc/kernel/process.c`): r1 points at argc, and is a multiple of 16, as always. At a
+//! call, r1 points at a frame of at least 32 bytes, in which the callee saves lr, and which begins
+//! with the address of the frame above, or zero; the arguments are in r3 and r4. r2 is the TOC
+//! pointer: the compiler reaches constants from there, although this program has no TOC.
+
+use super::nth;
+
+#[cfg(target_endian = "big")]
+compile_error!("src/arch/powerpc64.rs is for little endian: functions have descriptors in ELFv1");
+
+/// `e_machine` in the ELF header: EM_PPC64.
+pub const E_MACHINE: u16 = 21;
+/// `e_flags` in the ELF header: the ABI is ELFv2.
+pub const E_FLAGS: u32 = 2;
+
+/// Numbers of the system calls (Linux `arch/powerpc/kernel/syscalls/syscall.tbl`).
+pub mod nr {
+    pub const EXIT: usize = 1;
+    pub const WRITE: usize = 4;
+    pub const CHDIR: usize = 12;
+    pub const GETPID: usize = 20;
+    pub const MUNMAP: usize = 91;
+    pub const WAIT4: usize = 114;
+    pub const PRCTL: usize = 171;
+    pub const RT_SIGACTION: usize = 173;
+    pub const RT_SIGPROCMASK: usize = 174;
+    pub const RT_SIGTIMEDWAIT: usize = 176;
+    pub const PPOLL: usize = 281;
+    pub const CLOSE_RANGE: usize = 436;
+}
+
+/// Defines the entry point, which moves the stack to the private page, and calls `$main` with the
+/// start stack and the private page. It is a macro, because only the program has an entry point.
+macro_rules! entry_point {
+    ($main:path) => {
+        /// The first instructions of the program.
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn _start() -> ! {
+            core::arch::naked_asm!(
+                "li 31, 0",             // no frame is above this one
+                "mr 3, 1",              // first argument: the start stack
+                "lis 4, page@h",        // second: the private page, whose lower half is zero
+                "mr 2, 4",              // the TOC pointer: pause.ld makes it the same address
+                "addi 1, 4, 4096 - 32", // the stack from now on: the last frame of that page, where
+                                        // the zero says that none is above
+                "bl {main}",
+                "trap",                 // it does not return
+                main = sym $main,
+            )
+        }
+    };
+}
+pub(crate) use entry_point;
+
+/// Enters the kernel, and negates an errno. In a function of its own, this takes the least room.
+#[unsafe(naked)]
+unsafe extern "C" fn enter() {
+    core::arch::naked_asm!(
+        "sc",       // the system call
+        "bnslr+",   // cr0.SO is clear: this is the result
+        "neg 3, 3", // it is set: this is an errno
+        "blr",
+    )
+}
+
+/// Makes a system call with up to five arguments. Returns the result, or the negated errno.
+///
+/// # Safety
+///
+/// That of the system call.
+#[inline(always)]
+pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i32 {
+    let result: core::mem::MaybeUninit<usize>;
+    // SAFETY: the registers are those of the ABI above, and all that the kernel changes is named.
+    // The caller answers for what the call does. It may read and write memory: neither `nomem` nor
+    // `readonly` is given. The kernel leaves the stack alone, there being no signal handler.
+    unsafe {
+        core::arch::asm!(
+            "bl {enter}",
+            enter = sym enter,
+            inlateout("r0") number => _,
+            inlateout("r3") nth(arguments, 0) => result,
+            inlateout("r4") nth(arguments, 1) => _,
+            inlateout("r5") nth(arguments, 2) => _,
+            inlateout("r6") nth(arguments, 3) => _,
+            inlateout("r7") nth(arguments, 4) => _,
+            lateout("r8") _,
+            lateout("r9") _,
+            lateout("r10") _,
+            lateout("r11") _,
+            lateout("r12") _,
+            lateout("lr") _,
+            lateout("ctr") _,
+            lateout("xer") _,
+            lateout("cr0") _,
+            options(nostack),
+        );
+    }
+    // SAFETY: the kernel has put the result there.
+    unsafe { result.assume_init() as i32 }
+}
+
+/// Ends the process by an instruction that is none.
+#[inline(always)]
+pub fn trap() -> ! {
+    // SAFETY: the instruction raises SIGTRAP, and control never comes behind it.
+    unsafe { core::arch::asm!("trap", options(noreturn, nomem, nostack)) }
+}

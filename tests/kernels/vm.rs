@@ -1,0 +1,152 @@
+//! Boots a virtual machine and reads its console. A guard ends it, and every wait has a deadline.
+
+use std::fmt;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// How long a machine may take, from its start to its end.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Whether there is such a program in one of the folders of PATH.
+pub fn has_command(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).exists())
+}
+
+/// Writes an archive that Linux unpacks as its first root: `/init` is the script, `/pause` the
+/// program. It is not compressed, which would take longer than it saves.
+pub fn write_initramfs(path: &Path, program: &Path, busybox: &Path) {
+    const FOLDER: u32 = libc::S_IFDIR | 0o755;
+    const PROGRAM: u32 = libc::S_IFREG | 0o755;
+    const DEVICE: u32 = libc::S_IFCHR | 0o600;
+
+    let mut archive = fs::File::create(path).unwrap();
+    let mut inode = 0;
+    let mut add = |name: &str, mode: u32, content: &[u8]| {
+        // Two entries with one inode number would be one file.
+        inode += 1;
+        let mut entry = cpio::NewcBuilder::new(name).ino(inode).nlink(1).mode(mode);
+        if mode == DEVICE {
+            // The console, by devices.txt of Linux: what init has as stdin, stdout and stderr.
+            entry = entry.rdev_major(5).rdev_minor(1);
+        }
+        let mut writer = entry.write(&mut archive, content.len() as u32);
+        writer.write_all(content).unwrap();
+        writer.finish().unwrap();
+    };
+    for folder in ["bin", "dev"] {
+        add(folder, FOLDER, b"");
+    }
+    add("dev/console", DEVICE, b"");
+    add("bin/busybox", PROGRAM, &fs::read(busybox).unwrap());
+    add("pause", PROGRAM, &fs::read(program).unwrap());
+    add("init", PROGRAM, include_bytes!("init.sh"));
+    cpio::newc::trailer(archive).unwrap();
+}
+
+/// A virtual machine that runs. It is ended when this is dropped.
+pub struct Vm {
+    qemu: Child,
+    console: Receiver<String>,
+    /// What was read from the console, with what qemu itself says, and when, in seconds.
+    log: Vec<String>,
+    start: Instant,
+}
+
+impl Vm {
+    /// Starts a machine with one processor, and nothing in it but a console.
+    pub fn boot(qemu: &[&str], kernel: &Path, initramfs: &Path, arguments: &str) -> Self {
+        // Qemu ends if the thread of the test does, even if that is killed.
+        let (console, output) = std::io::pipe().unwrap();
+        let qemu = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .args(qemu)
+            .args(["-accel", "tcg", "-m", "512", "-nodefaults", "-no-reboot"])
+            .args(["-display", "none", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", arguments])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("setpriv (of util-linux): {error}"));
+        let mut console = BufReader::new(console);
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            let mut line = Vec::new();
+            while console.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if sender.send(text).is_err() {
+                    break;
+                }
+                line.clear();
+            }
+        });
+        Self { qemu, console: receiver, log: Vec::new(), start: Instant::now() }
+    }
+
+    /// The next line from the console.
+    fn line(&mut self, deadline: Instant) -> Result<String, RecvTimeoutError> {
+        let rest = deadline.saturating_duration_since(Instant::now());
+        let line = self.console.recv_timeout(rest)?;
+        self.log.push(format!("{:6.1} {line}", self.start.elapsed().as_secs_f64()));
+        Ok(line)
+    }
+
+    /// Reads the console until such a line, and returns it.
+    pub fn until(&mut self, what: &str, mut is_it: impl FnMut(&str) -> bool) -> String {
+        loop {
+            match self.line(self.start + DEADLINE) {
+                Ok(line) if is_it(&line) => return line,
+                Ok(_) => {}
+                Err(error) => panic!("{what} was not seen ({error}): {self}"),
+            }
+        }
+    }
+
+    /// Reads the console for so long: every line must be good, and the machine go on.
+    pub fn stays(&mut self, time: Duration, is_good: impl Fn(&str) -> bool) {
+        let end = Instant::now() + time;
+        loop {
+            match self.line(end) {
+                Ok(line) => assert!(is_good(&line), "{line}: {self}"),
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => panic!("the machine ended: {self}"),
+            }
+        }
+        assert_eq!(self.qemu.try_wait().unwrap(), None, "{self}");
+    }
+
+    /// Waits until the machine has ended of its own accord.
+    pub fn end(&mut self) {
+        loop {
+            match self.line(self.start + DEADLINE) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("the machine did not end: {self}"),
+            }
+        }
+        let status = self.qemu.wait().unwrap();
+        assert!(status.success(), "{status}: {self}");
+    }
+}
+
+impl fmt::Display for Vm {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the console:\n{}", self.log.join("\n"))
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}

@@ -1,0 +1,169 @@
+//! The other architectures, under the user-mode emulator of QEMU.
+//!
+//! The programs come from the folder that the environment variable `PODPAUSE_PROGRAMS` names, as
+//! `podpause-image` writes them: `pause-linux-arm64` and so on. Not tested here, because the emulator
+//! passes the system calls of a foreign program on to this machine's kernel, or does not know them:
+//!
+//! - the memory and the name: `PR_SET_MM` fails, and the process is the emulator's;
+//! - `PR_SET_CHILD_SUBREAPER`, which fails, too;
+//! - PID 1, since the emulator has handlers for signals, and seccomp, whose numbers are this machine's.
+//!
+//! `tests/kernels` has them on real kernels of these architectures.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+
+use crate::answers::output;
+use crate::harness::{self, Body, End, Start, close, exit, fork, skip};
+
+/// The name of a platform, as in `pause-linux-NAME`, and that of its emulator.
+const PLATFORMS: [(&str, &str); 8] = [
+    ("386", "qemu-i386"),
+    ("amd64", "qemu-x86_64"),
+    ("arm-v7", "qemu-arm"),
+    ("arm64", "qemu-aarch64"),
+    ("loong64", "qemu-loongarch64"),
+    ("ppc64le", "qemu-ppc64le"),
+    ("riscv64", "qemu-riscv64"),
+    ("s390x", "qemu-s390x"),
+];
+
+/// The emulator, in the form that needs no libraries or in the other.
+fn emulator(name: &str) -> Option<PathBuf> {
+    let folders = std::env::split_paths(&std::env::var_os("PATH")?).collect::<Vec<_>>();
+    let names = [format!("{name}-static"), name.to_owned()];
+    let paths = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+    paths.into_iter().find(|path| path.exists())
+}
+
+/// pause for a platform, with these arguments, under the emulator.
+fn start(emulator: &Path, program: &Path, arguments: &[&str]) -> Start {
+    let text = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+    let argv = [text(emulator), c"-0".into(), c"/pause".into(), text(program)];
+    Start::body(Body::File(emulator.to_owned())).argv(argv.into()).arguments(arguments)
+}
+
+#[test]
+fn is_pause_on_every_platform() {
+    let Some(programs) = std::env::var_os("PODPAUSE_PROGRAMS").map(PathBuf::from) else {
+        skip!("emulators", "PODPAUSE_PROGRAMS does not name a folder with programs");
+    };
+    let readme = include_str!("../../README.md");
+    for (platform, name) in PLATFORMS {
+        let Some(emulator) = emulator(name) else {
+            skip!("emulators", "there is no {name} here, which is in the package qemu-user-static");
+        };
+        let program = programs.join(format!("pause-linux-{platform}"));
+        assert!(program.exists(), "there is no {}", program.display());
+        let start = |arguments: &[&str]| start(&emulator, &program, arguments);
+
+        let size_bytes = program.metadata().unwrap().len();
+        let budget_bytes = if platform == "amd64" { 1_024 } else { 1_536 };
+        assert!(size_bytes <= budget_bytes, "{platform}: {size_bytes} bytes");
+        let row = format!("| linux/{} |", platform.replace('-', "/"));
+        let size = match size_bytes {
+            0..1_000 => format!("{size_bytes} B |"),
+            _ => format!("{},{:03} B |", size_bytes / 1_000, size_bytes % 1_000),
+        };
+        let line = readme.lines().find(|line| line.starts_with(&row)).unwrap_or_default();
+        assert!(line.contains(&size), "README.md should say {size} of {platform}: {line}");
+
+        answers(platform, &start);
+        ends(platform, &start);
+        reaps(platform, &start);
+    }
+}
+
+/// A 32-bit program on a 64-bit kernel, which has another `struct prctl_mm_map` for it than the kernel
+/// that the program could also be on.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn sheds_its_memory_as_a_32_bit_program_too() {
+    let Some(programs) = std::env::var_os("PODPAUSE_PROGRAMS").map(PathBuf::from) else {
+        skip!("emulators", "PODPAUSE_PROGRAMS does not name a folder with programs");
+    };
+    let program = Body::File(programs.join("pause-linux-386"));
+    match Start::body(program).namespaces(libc::CLONE_NEWPID).try_spawn() {
+        Err(error) if error.raw_os_error() == Some(libc::ENOEXEC) => {
+            skip!("32-bit programs", "this kernel has no CONFIG_IA32_EMULATION");
+        }
+        process => {
+            let mut process = process.unwrap().ready();
+            let maps = process.read_proc("maps");
+            assert_eq!(
+                maps.lines().filter(|line| !line.ends_with("[vsyscall]")).count(),
+                2,
+                "{maps}"
+            );
+            assert_eq!(process.read_proc("cmdline"), "/pause\0");
+            process.send(Signal::TERM);
+            assert_eq!(process.end(), End::Exit(0));
+        }
+    }
+}
+
+fn answers(platform: &str, start: &dyn Fn(&[&str]) -> Start) {
+    let version = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n");
+    for question in ["-v", "-V", "--version"] {
+        let (text, end) = output(start(&["x", question]));
+        assert_eq!((text.as_str(), end), (version, End::Exit(0)), "{platform} {question}");
+    }
+    for question in ["-h", "--help"] {
+        let (text, end) = output(start(&[question]));
+        assert!(text.starts_with(version) && text.len() > version.len(), "{platform}: {text}");
+        assert_eq!(end, End::Exit(0));
+    }
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(start(&["-v"]).stdout(full).spawn().end(), End::Exit(1), "{platform}");
+}
+
+fn ends(platform: &str, start: &dyn Fn(&[&str]) -> Start) {
+    let many = ["--versio", "--versions", "-vv", "--hel", "-", "--", "", "x"].repeat(25);
+    for (signal, message) in
+        [(Signal::TERM, "pause: SIGTERM 15\n"), (Signal::INT, "pause: SIGINT   2\n")]
+    {
+        for (arguments, warning) in [(&[][..], "pause: not PID #1\n"), (&["-P"], "")] {
+            let arguments = [arguments, &many].concat();
+            let mut process = start(&arguments).spawn();
+            process.sleeps();
+            process.send(signal);
+            assert_eq!(process.end(), End::Exit(0), "{platform}");
+            assert_eq!(process.messages(), format!("{warning}{message}"), "{platform}");
+        }
+    }
+    let mut process = start(&[])
+        .step(|| {
+            (0..3).for_each(close);
+            Ok(())
+        })
+        .spawn();
+    process.sleeps();
+    process.send(Signal::TERM);
+    assert_eq!(process.end(), End::Exit(0), "{platform} without stdio");
+}
+
+/// Children that it has from before it started: one that is dead, and one that dies later.
+fn reaps(platform: &str, start: &dyn Fn(&[&str]) -> Start) {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let process = start(&["-P"])
+        .step(move || {
+            use std::os::fd::AsRawFd;
+            match fork() {
+                0 => exit(0),
+                dead => harness::wait_for_zombie(dead),
+            }
+            if fork() == 0 {
+                harness::close_all_but([reader.as_raw_fd()]);
+                exit(harness::read_byte(reader.as_raw_fd()))
+            }
+            Ok(())
+        })
+        .spawn();
+    process.sleeps();
+    assert_eq!(process.children().len(), 1, "{platform}: the one that lives");
+    drop(writer);
+    process.until("had no children", || process.children().is_empty());
+    process.terminate();
+}

@@ -1,0 +1,133 @@
+//! docker: pause as a container that others join.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::harness::{Cage, Job, TERMINATED, until};
+use crate::image::{self, BUSYBOX, PAUSE};
+
+/// dockerd in a cage, with the containerd that it starts itself.
+struct Docker {
+    // Dropped before the cage, in which it runs.
+    _daemon: Job,
+    cage: Cage,
+}
+
+const SOCKET: &str = "unix:///run/docker.sock";
+
+impl Docker {
+    fn new() -> Option<Self> {
+        let programs = ["dockerd", "docker", "containerd", "runc", "busybox", "iptables", "tar"];
+        let cage = Cage::new("docker", &programs)?;
+        let parent = format!("/{}", cage.cgroup);
+        let daemon = ["dockerd", "--host", SOCKET, "--cgroup-parent", &parent];
+        let daemon = cage.start(&daemon, "/run/dockerd.log", "/run/dockerd.log");
+        let mut docker = Self { _daemon: daemon, cage };
+        until("dockerd answers", || {
+            let has_ended = docker._daemon.has_ended();
+            let log = || std::fs::read_to_string(docker.cage.path("/run/dockerd.log")).unwrap();
+            assert!(!has_ended, "{}", log());
+            let socket = docker.cage.path("/run/docker.sock");
+            socket.exists()
+                && docker.cage.output(&[&DOCKER[..], &["info"]].concat()).status.success()
+        });
+        let busybox = image::busybox(&docker.cage);
+        docker.run(&["load", "--quiet", "--input", &busybox]);
+        let pause = image::pause(&docker.cage);
+        docker.run(&["load", "--quiet", "--input", &pause]);
+        Some(docker)
+    }
+
+    fn run(&self, words: &[&str]) -> String {
+        self.cage.run(&[&DOCKER[..], words].concat())
+    }
+
+    fn exec(&self, container: &str, script: &str) -> String {
+        self.run(&["exec", container, "sh", "-c", script])
+    }
+
+    fn state(&self, container: &str) -> Value {
+        let answer = self.run(&["inspect", "--format", "{{json .State}}", container]);
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    fn pid(&self, container: &str) -> i32 {
+        self.state(container)["Pid"].as_i64().unwrap() as i32
+    }
+
+    /// Stops a container that ends by SIGTERM, and so takes no grace period.
+    fn stop(&self, container: &str, messages: &str) {
+        self.run(&["stop", "--time", "50", container]);
+        assert_eq!(self.state(container)["ExitCode"], 0);
+        let logs = self.cage.output(&[&DOCKER[..], &["logs", container]].concat());
+        assert_eq!(String::from_utf8_lossy(&logs.stderr), messages);
+    }
+}
+
+const DOCKER: [&str; 3] = ["docker", "--host", SOCKET];
+
+#[test]
+fn has_a_pod_around_pause() {
+    let Some(docker) = Docker::new() else { return };
+    docker.run(&["run", "--detach", "--name", "pod", "--ipc", "shareable", PAUSE]);
+    let pause = docker.pid("pod");
+    let status = docker.cage.proc(&format!("{pause}/status"));
+    assert_eq!(crate::oci::field(&status, "Uid"), "65535\t65535\t65535\t65535");
+    assert_eq!(crate::oci::field(&status, "RssAnon"), "4 kB");
+    for name in ["one", "two"] {
+        let join =
+            ["--network", "container:pod", "--ipc", "container:pod", "--pid", "container:pod"];
+        let run = [&["run", "--detach", "--name", name], &join[..], &[BUSYBOX, "sleep", "1000"]];
+        docker.run(&run.concat());
+    }
+    let ps = docker.exec("one", "ps -o pid,user,args");
+    let rows: Vec<_> =
+        ps.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(rows[0], ["1", "65535", "/pause"]);
+    assert_eq!(rows.iter().filter(|row| row[2..] == ["sleep", "1000"]).count(), 2, "{ps}");
+    // They share what is in shared memory, and the network.
+    docker.exec("one", "touch /dev/shm/shared");
+    assert_eq!(docker.exec("two", "ls /dev/shm"), "shared\n");
+    for kind in ["ipc", "net", "pid"] {
+        let link = |pid| std::fs::read_link(docker.cage.path(&format!("/proc/{pid}/ns/{kind}")));
+        assert_eq!(link(docker.pid("one")).unwrap(), link(pause).unwrap());
+        assert_ne!(link(1).unwrap(), link(pause).unwrap());
+    }
+    let address = "ip -o -4 address show dev eth0";
+    let before = docker.exec("one", address);
+    assert!(before.contains("inet "), "{before}");
+    docker.exec("one", "for i in 1 2 3 4 5 6 7 8 9; do (true &); done");
+    until("the orphans were reaped", || docker.cage.children(pause).is_empty());
+    docker.run(&["restart", "--time", "0", "one"]);
+    assert_eq!(docker.exec("one", address), before);
+    assert_eq!(docker.exec("two", address), before);
+    docker.run(&["rm", "--force", "one", "two"]);
+    docker.stop("pod", TERMINATED);
+    docker.run(&["rm", "pod"]);
+}
+
+#[test]
+fn runs_it_in_other_ways() {
+    let Some(docker) = Docker::new() else { return };
+    let version = format!("pause {}\n", env!("CARGO_PKG_VERSION"));
+    for options in [&[][..], &["--user", "999"], &["--read-only", "--cap-drop", "ALL"]] {
+        let run = [&["run", "--rm"], options, &[PAUSE, "-v"]].concat();
+        assert_eq!(docker.run(&run), version);
+    }
+    // Under our profile, as PID 1 and not.
+    let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/seccomp.json");
+    let seccomp = format!("seccomp={}", profile.display());
+    let run = ["run", "--detach", "--security-opt", &seccomp, "--name"];
+    docker.run(&[&run[..], &["filtered", PAUSE]].concat());
+    docker.stop("filtered", TERMINATED);
+    docker.run(&[&run[..], &["host", "--pid", "host", PAUSE]].concat());
+    docker.stop("host", &["pause: not PID #1\n", TERMINATED].concat());
+    let run =
+        [&run[..], &["none", "--network", "none", "--security-opt", "no-new-privileges", PAUSE]];
+    docker.run(&run.concat());
+    docker.stop("none", TERMINATED);
+    // The profile is in force: nothing else starts under it.
+    let shell = ["run", "--rm", "--security-opt", &seccomp, BUSYBOX, "ls"];
+    assert!(!docker.cage.output(&[&DOCKER[..], &shell].concat()).status.success());
+}

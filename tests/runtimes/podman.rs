@@ -1,0 +1,233 @@
+//! podman: pods with our infra image, with our program as podman's own pause, and from YAML.
+
+use serde_json::Value;
+
+use crate::docs::snippet;
+use crate::harness::{Cage, TERMINATED, until};
+use crate::image::{self, BUSYBOX, PAUSE};
+
+/// Where podman finds its configuration in the cage.
+const CONF: &str = "/run/podman-test/containers.conf";
+
+const PODMAN: [&str; 3] = ["env", "CONTAINERS_CONF=/run/podman-test/containers.conf", "podman"];
+
+/// What podman needs in a cage, and where root has not all rights.
+const BASE: &str = r#"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+runtime = "runc"
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+"#;
+
+/// podman in a cage.
+struct Podman {
+    cage: Cage,
+}
+
+impl Podman {
+    fn new() -> Option<Self> {
+        let programs = ["podman", "conmon", "runc", "busybox", "catatonit", "iptables", "tar"];
+        let podman = Self { cage: Cage::new("podman", &programs)? };
+        podman.configure("");
+        let busybox = image::busybox(&podman.cage);
+        podman.run(&["load", "--quiet", "--input", &busybox]);
+        let pause = image::pause(&podman.cage);
+        podman.run(&["load", "--quiet", "--input", &pause]);
+        Some(podman)
+    }
+
+    /// Sets this under `[engine]`.
+    fn configure(&self, engine: &str) {
+        let engine = engine.replace("[engine]", "");
+        self.cage.write(CONF, BASE.replace("[engine]", &format!("[engine]\n{engine}")));
+    }
+
+    fn run(&self, words: &[&str]) -> String {
+        self.cage.run(&[&PODMAN[..], words].concat())
+    }
+
+    /// Creates and starts a pod of two containers, `one` and `two`, which sleep.
+    fn pod(&self, options: &[&str]) {
+        let parent = format!("/{}", self.cage.cgroup);
+        let create = ["pod", "create", "--name", "pod", "--cgroup-parent", &parent];
+        self.run(&[&create, options].concat());
+        for name in ["one", "two"] {
+            self.run(&[
+                "run", "--detach", "--pod", "pod", "--name", name, BUSYBOX, "sleep", "1000",
+            ]);
+        }
+    }
+
+    fn exec(&self, container: &str, script: &str) -> String {
+        self.run(&["exec", container, "sh", "-c", script])
+    }
+
+    fn inspect(&self, name: &str) -> Value {
+        let answer: Value = serde_json::from_str(&self.run(&["inspect", name])).unwrap();
+        answer[0].clone()
+    }
+
+    /// What podman knows of the infra container of the pod.
+    fn infra(&self) -> Value {
+        let pod: Value = serde_json::from_str(&self.run(&["pod", "inspect", "pod"])).unwrap();
+        self.inspect(pod["InfraContainerID"].as_str().unwrap())
+    }
+
+    /// The infra container's process, by its number in the cage.
+    fn infra_pid(&self) -> i32 {
+        self.infra()["State"]["Pid"].as_i64().unwrap() as i32
+    }
+
+    /// Stops the pod, whose infra container ends by SIGTERM, without SIGKILL after the grace period.
+    fn stop(&self, messages: &str) {
+        let infra = self.infra()["Id"].as_str().unwrap().to_string();
+        self.run(&["stop", "--time", "0", "one", "two"]);
+        self.run(&["pod", "stop", "--time", "50", "pod"]);
+        assert_eq!(self.inspect(&infra)["State"]["ExitCode"], 0);
+        let logs = self.cage.output(&[&PODMAN[..], &["logs", &infra]].concat());
+        assert_eq!(String::from_utf8_lossy(&logs.stderr), messages);
+        self.run(&["pod", "rm", "--force", "pod"]);
+    }
+
+    /// Whether the pod's infra container is pause, which shows in its memory.
+    fn is_pause(&self) -> bool {
+        let status = self.cage.proc(&format!("{}/status", self.infra_pid()));
+        crate::oci::field(&status, "RssAnon") == "4 kB"
+    }
+
+    /// What every pod with a shared PID namespace does, whichever its pause.
+    fn is_a_pod(&self, command: &str) {
+        let processes = self.exec("one", "ps -o pid,args");
+        let processes: Vec<_> = processes
+            .lines()
+            .skip(1)
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .collect();
+        assert_eq!(processes[0].join(" "), format!("1 {command}"));
+        let sleepers = processes.iter().filter(|process| process[1] == "sleep").count();
+        assert_eq!(sleepers, 2, "{processes:?}");
+        // Orphans of either container become children of the infra container, which reaps them.
+        let infra = self.infra_pid();
+        self.exec("two", "for i in 1 2 3 4 5 6 7 8 9; do (true &); done");
+        until("the orphans were reaped", || self.cage.children(infra).is_empty());
+        // The pod outlives its containers, and so does its address.
+        let address = "ip -o -4 address show dev eth0";
+        let before = self.exec("one", address);
+        assert!(before.contains("inet "), "{before}");
+        self.run(&["restart", "--time", "0", "one", "two"]);
+        assert_eq!(self.exec("one", address), before);
+        assert_eq!(self.exec("two", address), before);
+        assert_eq!(self.infra_pid(), infra);
+    }
+}
+
+const SHARE: [&str; 2] = ["--share", "net,ipc,uts,pid"];
+
+#[test]
+fn has_pods_with_our_infra_image() {
+    let Some(podman) = Podman::new() else { return };
+    podman.pod(&[&SHARE[..], &["--infra-image", PAUSE]].concat());
+    podman.is_a_pod("/pause");
+    assert!(podman.is_pause());
+    podman.stop(TERMINATED);
+    // The same by configuration.
+    podman.configure(&snippet("podman.md", "toml", "infra_image"));
+    podman.pod(&SHARE);
+    podman.is_a_pod("/pause");
+    assert!(podman.is_pause());
+    podman.stop(TERMINATED);
+    // Without a shared PID namespace, and without a network.
+    podman.pod(&["--share", "ipc,uts"]);
+    assert!(podman.exec("one", "ps -o args").contains("sleep 1000"));
+    assert!(podman.is_pause());
+    podman.stop(TERMINATED);
+    // With another command, under our profile.
+    let profile = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/seccomp.json");
+    let seccomp = format!("seccomp={profile}");
+    podman.pod(&["--infra-command", "/pause -P"]);
+    assert!(podman.is_pause());
+    podman.stop(TERMINATED);
+    let run = ["run", "--rm", "--security-opt", &seccomp, PAUSE, "-v"];
+    assert_eq!(podman.run(&run), format!("pause {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn has_pods_with_namespaces_of_the_host() {
+    let Some(podman) = Podman::new() else { return };
+    podman.pod(&["--infra-image", PAUSE, "--pid", "host", "--share", "net,ipc,uts,pid"]);
+    let infra = podman.infra_pid();
+    assert!(infra > 1);
+    let ps = podman.exec("one", "ps -o pid,args");
+    let line = ps.lines().find(|line| line.trim().starts_with(&format!("{infra} ")));
+    assert!(line.is_some_and(|line| line.trim().ends_with("/pause")), "{ps}");
+    podman.stop(&["pause: not PID #1\n", TERMINATED].concat());
+    podman.pod(&["--infra-image", PAUSE, "--network", "host"]);
+    let link = |pid| std::fs::read_link(podman.cage.path(&format!("/proc/{pid}/ns/net"))).unwrap();
+    assert_eq!(link(podman.infra_pid()), link(1));
+    podman.stop(TERMINATED);
+}
+
+/// podman makes its own infra image of a program that it finds as `catatonit`.
+#[test]
+fn has_pods_with_our_program_as_its_own() {
+    let Some(podman) = Podman::new() else { return };
+    // First with catatonit itself, which shows that it is the pod that works, and not the test.
+    podman.pod(&SHARE);
+    podman.is_a_pod("/catatonit -P");
+    assert!(!podman.is_pause());
+    podman.stop("");
+    podman.run(&["rmi", "--all", "--force"]);
+    let busybox = "/run/images/busybox/image.tar";
+    podman.run(&["load", "--quiet", "--input", busybox]);
+    let conf = snippet("podman.md", "toml", "helper_binaries_dir");
+    let folder = conf.split('"').nth(1).unwrap();
+    podman.cage.run(&["mount", "-t", "tmpfs", "local", "/usr/local/lib"]);
+    podman.cage.write(&format!("{folder}/catatonit"), podpause::ELF);
+    podman.configure(&conf);
+    podman.pod(&SHARE);
+    // busybox shows the name of the thread where it is another than that of the file.
+    podman.is_a_pod("{pause} /catatonit");
+    assert!(podman.is_pause());
+    podman.stop(TERMINATED);
+}
+
+#[test]
+fn answers_as_an_ordinary_container() {
+    let Some(podman) = Podman::new() else { return };
+    let version = format!("pause {}\n", env!("CARGO_PKG_VERSION"));
+    for options in [&[][..], &["--user", "999"], &["--read-only", "--cap-drop", "all"]] {
+        let run = [&["run", "--rm"], options, &[PAUSE, "-v"]].concat();
+        assert_eq!(podman.run(&run), version);
+    }
+}
+
+/// A pod as people write it, with most of what podman knows of a pod.
+#[test]
+fn plays_pods_from_yaml() {
+    let Some(podman) = Podman::new() else { return };
+    podman.configure(&snippet("podman.md", "toml", "infra_image"));
+    podman.cage.write("/run/pod.yaml", include_str!("pod.yaml"));
+    podman.run(&["kube", "play", "/run/pod.yaml"]);
+    let infra = podman.infra_pid();
+    assert!(podman.is_pause());
+    let ps = podman.exec("pod-one", "ps -o pid,args");
+    assert!(ps.lines().any(|line| line.trim() == "1 /pause"), "{ps}");
+    assert!(podman.exec("pod-one", "cat /etc/hosts").contains("192.0.2.7\tneighbour"));
+    assert_eq!(podman.exec("pod-one", "cat /config/greeting"), "hello");
+    assert_eq!(podman.exec("pod-one", "hostname"), "pod\n");
+    assert_eq!(podman.exec("pod-two", "id -u"), "1234\n");
+    // A volume of both.
+    podman.exec("pod-one", "echo shared >/shared/file");
+    assert_eq!(podman.exec("pod-two", "cat /shared/file"), "shared\n");
+    // One that ends is started again; the pod stays.
+    let pid = podman.inspect("pod-one")["State"]["Pid"].to_string();
+    podman.cage.run(&["kill", "-KILL", &pid]);
+    let count = || podman.inspect("pod-one")["RestartCount"].as_u64();
+    until("the container was restarted", || count() > Some(0));
+    assert_eq!(podman.infra_pid(), infra);
+    podman.run(&["kube", "down", "/run/pod.yaml"]);
+    assert!(podman.run(&["pod", "ls", "--noheading"]).is_empty());
+    assert!(podman.cage.proc(&format!("{infra}/status")).is_empty());
+}
