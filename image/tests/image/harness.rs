@@ -34,13 +34,13 @@ pub fn skipped(what: &str, reason: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED {what}: {reason}");
 }
 
-/// A tool of somebody else's, if it is installed.
+/// A tool of somebody else's, if it is installed. The distribution's comes first: a client and a
+/// daemon fit each other there, and daemons are not in the PATH of an ordinary user.
 pub fn tool(name: &str) -> Option<Command> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = |folder: PathBuf| folder.join(name).is_file();
-    // Debian has daemons where an ordinary user does not look.
-    let mut folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
-    folders.find(|folder| is_there(folder.clone())).map(|folder| Command::new(folder.join(name)))
+    let folders = ["/usr/bin", "/usr/sbin"].map(PathBuf::from).into_iter();
+    let mut files = folders.chain(std::env::split_paths(&path)).map(|folder| folder.join(name));
+    files.find(|file| file.is_file()).map(Command::new)
 }
 
 /// The program under test, in an environment that has nothing to say to it.

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Dist, NAME, TAG, run, skip, tool};
+use crate::harness::{Dist, NAME, TAG, run, tool};
 
 /// The tool with this name; where there is none, the test is skipped.
 macro_rules! need {
     ($name:literal) => {
         match tool($name) {
             Some(command) => command,
-            None => skip!($name, "it is not installed"),
+            None => $crate::harness::skip!($name, "it is not installed"),
         }
     };
 }
@@ -23,13 +23,17 @@ macro_rules! need {
 /// The tool with this name, where the test has to be root besides.
 macro_rules! need_root {
     ($name:literal) => {{
-        let command = need!($name);
+        let Some(command) = $crate::harness::tool($name) else {
+            $crate::harness::skip!($name, "it is not installed")
+        };
         if !rustix::process::geteuid().is_root() {
-            skip!($name, "it needs root");
+            $crate::harness::skip!($name, "it needs root");
         }
         command
     }};
 }
+
+pub(crate) use need_root;
 
 /// An image for all platforms, among them the program that this machine runs.
 fn image() -> Dist {
@@ -172,7 +176,7 @@ fn assert_is_root_file_system(root: &Path) {
 }
 
 /// Where podman and buildah keep images, for one test.
-fn storage(folder: &TempDir) -> Vec<String> {
+pub fn storage(folder: &TempDir) -> Vec<String> {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let options = ["--root", &path("root"), "--runroot", &path("run"), "--storage-driver", "vfs"];
     options.map(str::to_owned).into()
@@ -210,7 +214,7 @@ fn podman_loads() {
 }
 
 /// A daemon that is ended, with all that it has started, when this is dropped.
-struct Daemon {
+pub struct Daemon {
     child: Child,
     folder: TempDir,
 }
@@ -234,6 +238,13 @@ impl Daemon {
 
     fn socket(&self) -> PathBuf {
         self.folder.path().join("socket")
+    }
+
+    /// A client, if this is a docker.
+    pub fn docker(&self) -> Command {
+        let mut docker = tool("docker").unwrap();
+        docker.arg("--host").arg(format!("unix://{}", self.socket().display()));
+        docker
     }
 }
 
@@ -281,22 +292,26 @@ fn containerd_imports() {
     result.unwrap();
 }
 
+/// A docker of our own.
+pub fn dockerd() -> Daemon {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let mut dockerd = tool("dockerd").unwrap();
+    dockerd.args(["--bridge", "none", "--iptables=false", "--storage-driver", "vfs"]);
+    dockerd.arg("--data-root").arg(path("root")).arg("--exec-root").arg(path("exec"));
+    dockerd.arg("--pidfile").arg(path("pid")).arg("--config-file").arg(path("settings"));
+    fs::write(path("settings"), "{}").unwrap();
+    dockerd.arg("--host").arg(format!("unix://{}", path("socket").display()));
+    Daemon::start(folder, &mut dockerd)
+}
+
 #[test]
 fn docker_loads_and_runs() {
     need_root!("docker");
-    let mut dockerd = need_root!("dockerd");
+    need_root!("dockerd");
     let dist = Dist::new(&[]);
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    dockerd.args(["--bridge", "none", "--iptables=false", "--storage-driver", "vfs"]);
-    dockerd.arg("--data-root").arg(path("root")).arg("--exec-root").arg(path("exec"));
-    dockerd.arg("--pidfile").arg(path("pid")).arg("--config-file").arg(path("no"));
-    fs::write(path("no"), "{}").unwrap();
-    dockerd.arg("--host").arg(format!("unix://{}", path("socket").display()));
-    let daemon = Daemon::start(folder, &mut dockerd);
-    let host = format!("unix://{}", daemon.socket().display());
-    let docker =
-        |arguments: &[&str]| run(tool("docker").unwrap().args(["--host", &host]).args(arguments));
+    let daemon = dockerd();
+    let docker = |arguments: &[&str]| run(daemon.docker().args(arguments));
     let archive = dist.path("pause.tar").display().to_string();
     assert_eq!(docker(&["load", "--input", &archive]), format!("Loaded image: {NAME}\n"));
     let shown = json(&docker(&["image", "inspect", NAME]));

@@ -1,0 +1,29 @@
+# The image of pause, for those who build with docker, buildah or podman.
+#
+#   docker buildx build --platform linux/amd64,linux/arm64 .
+#
+# It has the same files and settings as the one that podpause-image writes, but a digest of its own:
+# layers are archived and compressed as each engine sees fit.
+
+# The default is for docker without BuildKit, which does not say what it runs on.
+FROM --platform=${BUILDPLATFORM:-linux/amd64} rust:1.95.0 AS build
+# As image/src/platform.rs has them. This layer and the next serve each platform.
+RUN rustup target add x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu \
+    armv7-unknown-linux-gnueabihf powerpc64le-unknown-linux-gnu s390x-unknown-linux-gnu \
+    riscv64gc-unknown-linux-gnu loongarch64-unknown-linux-gnu i686-unknown-linux-gnu
+WORKDIR /source
+COPY . .
+RUN cargo build --locked --release --package podpause-image
+ARG TARGETPLATFORM
+RUN target/release/podpause-image ${TARGETPLATFORM:+--platform "$TARGETPLATFORM"} --out /dist \
+    && mkdir -p /files/usr/bin \
+    && cp /dist/pause-linux-* /files/pause \
+    && ln /files/pause /files/usr/bin/pod
+
+FROM scratch
+COPY --from=build /files /
+ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+USER 65535:65535
+WORKDIR /
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/pause"]
