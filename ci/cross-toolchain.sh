@@ -71,7 +71,7 @@ build_libcore() {
     done
     rm -rf "$work"
     mkdir -p "$work/src"
-    printf '[package]\nname = "empty"\nedition = "2024"\n[profile.release]\npanic = "abort"\n' \
+    printf '[package]\nname = "empty"\nedition = "2024"\n[profile.release]\npanic = "abort"\n[workspace]\n' \
         > "$work/Cargo.toml"
     echo '#![no_std]' > "$work/src/lib.rs"
     # Only to build libcore is the compiler told to be a nightly one.
