@@ -2,7 +2,7 @@
 //! with nothing but Rust.
 //!
 //! [`program`] compiles, [`image`] says what the image is, and [`output`] writes it; or
-//! [`verify`] compares it with what somebody else has written.
+//! [`mod@verify`] compares it with what somebody else has written.
 
 mod c;
 mod image;
