@@ -1,8 +1,8 @@
 //! Writes the OCI image of `pause`, the infra container of a pod: the same bytes on each machine, and
 //! with nothing but Rust.
 //!
-//! [`program`] compiles, [`image`] says what the image is, and [`output`] writes it; or
-//! [`verify`] compares it with what somebody else has written.
+//! [`program`] compiles, [`mod@image`] says what the image is, and [`output`] writes it; or
+//! [`mod@verify`] compares it with what somebody else has written.
 
 mod c;
 mod image;
