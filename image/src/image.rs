@@ -209,7 +209,7 @@ impl Time {
         })
     }
 
-    /// The time that [`Time::to_string`] writes so.
+    /// The time that `to_string` writes so.
     pub fn parse(text: &str) -> Result<Self> {
         let time = OffsetDateTime::parse(text, &Rfc3339).with_context(|| format!("time {text}"))?;
         Ok(Self(time.unix_timestamp().try_into().with_context(|| format!("time {text}"))?))

@@ -1,7 +1,7 @@
 //! Writes the OCI image of `pause`, the infra container of a pod: the same bytes on each machine, and
 //! with nothing but Rust.
 //!
-//! [`program`] compiles, [`image`] says what the image is, and [`output`] writes it; or
+//! [`program`] compiles, [`mod@image`] says what the image is, and [`output`] writes it; or
 //! [`mod@verify`] compares it with what somebody else has written.
 
 mod c;
