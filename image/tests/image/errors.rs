@@ -86,7 +86,9 @@ fn understands_what_the_real_compiler_says() {
     let print = ["--print", "target-libdir", "--target", target];
     let library = run(Command::new(&rustc).args(print));
     if Path::new(library.trim()).exists() {
-        skip!("missing-library", "the compiler has a library for each target");
+        // Whoever has all libraries, as CI may, has nothing to see here, and nothing to mend.
+        println!("the compiler has a library for {target}");
+        return;
     }
     let folder = folder();
     let mut command = podpause_image();
