@@ -1,5 +1,7 @@
 //! What a test says though it does not fail, for all test programs.
 
+use std::io::Write;
+
 /// Ends a test that cannot run here, and says why. With `PODPAUSE_REQUIRE` set (as CI does, to `all`
 /// or a list of what must not be skipped) it fails instead.
 macro_rules! skip {
@@ -17,7 +19,8 @@ pub fn skipped(what: &str, reason: &str) {
     tell(&format!("SKIPPED {what}: {reason}"));
 }
 
-/// Writes a line to the terminal, also where the harness captures what a test prints.
+/// Writes a line to the terminal, also where the harness captures what a test prints: it captures what
+/// macros print, and no more.
 pub fn tell(line: &str) {
-    let _ = rustix::io::write(rustix::stdio::stderr(), format!("{line}\n").as_bytes());
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

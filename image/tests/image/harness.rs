@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -16,23 +15,7 @@ pub const NAME: &str = concat!("localhost/podpause/pause:", env!("CARGO_PKG_VERS
 /// Its tag.
 pub const TAG: &str = env!("CARGO_PKG_VERSION");
 
-/// Ends a test that cannot run here, and says why. With `PODPAUSE_REQUIRE` set (as CI does, to `all`
-/// or a list of what must not be skipped) it fails instead.
-macro_rules! skip {
-    ($what:expr, $($reason:tt)*) => {{
-        $crate::harness::skipped($what, &format!($($reason)*));
-        return;
-    }};
-}
-pub(crate) use skip;
-
-pub fn skipped(what: &str, reason: &str) {
-    let required = std::env::var("PODPAUSE_REQUIRE").unwrap_or_default();
-    let is_required = required.split(',').any(|name| name == "all" || name == what);
-    assert!(!is_required, "{what} is required by PODPAUSE_REQUIRE={required}: {reason}");
-    // Not by a macro: the harness captures what those print.
-    let _ = writeln!(std::io::stderr(), "SKIPPED {what}: {reason}");
-}
+pub(crate) use crate::report::skip;
 
 /// A tool of somebody else's, if it is installed. The distribution's comes first: a client and a
 /// daemon fit each other there, and daemons are not in the PATH of an ordinary user.

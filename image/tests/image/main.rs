@@ -4,6 +4,8 @@ mod contents;
 mod dockerfile;
 mod errors;
 mod harness;
+#[path = "../../../tests/common/report.rs"]
+mod report;
 mod reproducible;
 mod schema;
 mod tools;
