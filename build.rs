@@ -4,10 +4,12 @@
 //! that cargo links (`src/carried.rs`), the tests, the image. They depend on the source and the
 //! compiler, not on the profile, RUSTFLAGS, the folder, or the crate that depends on this one.
 
-use std::env;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 mod compile;
+
+use compile::{PLATFORMS, compile};
 
 fn main() {
     for input in ["src", "compile.rs", "pause.ld", "carried.ld"] {
@@ -16,8 +18,8 @@ fn main() {
     println!("cargo:rustc-check-cfg=cfg(program)");
 
     let root = PathBuf::from(var("CARGO_MANIFEST_DIR"));
-    let pause = PathBuf::from(var("OUT_DIR")).join("pause");
-    compile_program(&root, &pause);
+    let out = PathBuf::from(var("OUT_DIR"));
+    compile_programs(&root, &out);
 
     // These are understood by a C compiler that links, and by a linker alike.
     for argument in ["-nostdlib", "-static", "-T"] {
@@ -26,8 +28,9 @@ fn main() {
     println!("cargo:rustc-link-arg-bins={}", root.join("carried.ld").display());
 }
 
-/// Compiles and links the program to this file.
-fn compile_program(root: &Path, pause: &Path) {
+/// Compiles the program for this crate's target, and for the platforms whose features are on. Leaves
+/// a table of them for `src/platforms.rs`.
+fn compile_programs(root: &Path, out: &Path) {
     let arch = var("CARGO_CFG_TARGET_ARCH");
     let source = format!("src/arch/{arch}.rs");
     if !root.join(&source).exists() {
@@ -36,12 +39,33 @@ fn compile_program(root: &Path, pause: &Path) {
         );
         return;
     }
-    let mut rustc = compile::command(var("RUSTC").as_ref(), root, &var("TARGET"), pause);
-    let status = rustc.status().unwrap_or_else(|error| panic!("{rustc:?}: {error}"));
-    if !status.success() {
-        eprintln!("the program could not be compiled, see above: {rustc:?}");
-        std::process::exit(1);
+    let rustc = var("RUSTC");
+    let compile = |what: &str, target: &str, file: &str| {
+        if let Err(error) = compile(rustc.as_ref(), root, target, &out.join(file)) {
+            // Cargo takes a line at a time.
+            error.lines().for_each(|line| println!("cargo::error={what}: {line}"));
+        }
+    };
+    let target = var("TARGET");
+    compile(&target, &target, "pause");
+
+    let mut table = String::from("[\n");
+    for platform in &PLATFORMS {
+        let feature = platform.plain_name();
+        let variable = format!("CARGO_FEATURE_{}", feature.to_uppercase().replace('-', "_"));
+        let program = if platform.arch == arch {
+            "Some(ELF)".into()
+        } else if env::var_os(variable).is_some() {
+            let file = format!("pause-{feature}");
+            compile(platform.name, platform.target, &file);
+            format!("Some(include_bytes!({:?}))", out.join(file))
+        } else {
+            "None".into()
+        };
+        table += &format!("({:?}, {feature:?}, {program}),\n", platform.name);
     }
+    let file = out.join("platforms.rs");
+    fs::write(&file, table + "]\n").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
 }
 
 /// An environment variable that cargo sets for a build script.

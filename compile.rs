@@ -1,4 +1,5 @@
-//! How the program is compiled: by `build.rs` for the library, and by `image/` for each platform.
+//! The platforms, and how the program is compiled for one: by `build.rs` for the library, and by
+//! `image/`.
 //!
 //! The bytes depend on the source, the compiler and the target only: not on the folder, the profile
 //! or RUSTFLAGS.
@@ -6,6 +7,44 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
+
+/// A platform that pause runs on.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Platform {
+    /// The operating system, the architecture and, where there are several, its variant, as OCI has
+    /// them.
+    pub name: &'static str,
+    /// The compiler's target.
+    pub target: &'static str,
+    /// The compiler's name of the architecture.
+    pub arch: &'static str,
+}
+
+/// All platforms, in the order in which they are in the image's index.
+///
+/// The names are as containerd and BuildKit normalise them: 64-bit Arm has one variant, v8, which
+/// they drop, and 32-bit Arm is v7 where nothing is said. Upstream's pause has no v8 either.
+pub static PLATFORMS: [Platform; 8] = [
+    Platform::new("linux/amd64", "x86_64-unknown-linux-gnu", "x86_64"),
+    Platform::new("linux/arm64", "aarch64-unknown-linux-gnu", "aarch64"),
+    Platform::new("linux/arm/v7", "armv7-unknown-linux-gnueabihf", "arm"),
+    Platform::new("linux/ppc64le", "powerpc64le-unknown-linux-gnu", "powerpc64"),
+    Platform::new("linux/s390x", "s390x-unknown-linux-gnu", "s390x"),
+    Platform::new("linux/riscv64", "riscv64gc-unknown-linux-gnu", "riscv64"),
+    Platform::new("linux/loong64", "loongarch64-unknown-linux-gnu", "loongarch64"),
+    Platform::new("linux/386", "i686-unknown-linux-gnu", "x86"),
+];
+
+impl Platform {
+    const fn new(name: &'static str, target: &'static str, arch: &'static str) -> Self {
+        Self { name, target, arch }
+    }
+
+    /// Its name where none may have a slash: among files, and among features of cargo.
+    pub fn plain_name(&self) -> String {
+        self.name.replace('/', "-")
+    }
+}
 
 /// The most bytes that the program may have on this target.
 pub fn budget_bytes(target: &str) -> usize {
@@ -18,10 +57,9 @@ fn opt_level(target: &str) -> char {
     if target.starts_with("powerpc64le-") { 's' } else { 'z' }
 }
 
-/// The command that compiles and links the program in `root` for a target, to the file `pause`.
-///
-/// CARGO_PKG_VERSION has to be in its environment: it is the version that the program answers.
-pub fn command(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Command {
+/// Compiles and links the program in `root` for a target, to the file `pause`. The error says what to
+/// do.
+pub fn compile(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Result<(), String> {
     let mut command = Command::new(rustc);
     command
         .current_dir(root)
@@ -36,9 +74,23 @@ pub fn command(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Comman
         .args(["-Clinker=rust-lld", "-Clinker-flavor=ld.lld", "-Clink-arg=-Tpause.ld"])
         .arg(format!("-Clink-arg=--defsym=budget={}", budget_bytes(target)))
         .arg("-o")
-        .arg(pause);
+        .arg(pause)
+        // The version that the program answers.
+        .env("CARGO_PKG_VERSION", env!("CARGO_PKG_VERSION"));
     if target.contains("-musl") {
         command.arg("-Clink-self-contained=no"); // no start files
     }
-    command
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    let messages = String::from_utf8_lossy(&output.stderr);
+    // https://doc.rust-lang.org/error_codes/E0463.html
+    if messages.contains("error[E0463]") {
+        return Err(format!(
+            "the compiler ({}) has no library for {target}; install it: rustup target add {target}",
+            rustc.display()
+        ));
+    }
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("the program could not be compiled: {command:?}\n{messages}")),
+    }
 }

@@ -19,7 +19,15 @@
 //! assert_eq!(&podpause::ELF[..4], b"\x7fELF");
 //! ```
 //!
-//! Without default features, the crate is `no_std`, depends on nothing, and has [`ELF`] and [`run`].
+//! Without default features, the crate is `no_std`, depends on nothing, and has [`ELF`], [`elf`] and
+//! [`run`].
+//!
+//! # Other platforms
+//!
+//! A tool that builds an image or an initramfs for another machine has its program from [`elf`], with
+//! a feature for each platform: `linux-386`, `linux-amd64`, `linux-arm-v7`, `linux-arm64`,
+//! `linux-loong64`, `linux-ppc64le`, `linux-riscv64` and `linux-s390x`. The compiler then needs the
+//! library of that target, which `rustup target add` installs, and no linker of its own.
 #![no_std]
 
 #[cfg(feature = "std")]
@@ -31,15 +39,18 @@ mod arch;
 mod embed;
 #[allow(unused, reason = "the program uses the rest")]
 mod pause;
+mod platforms;
 mod run;
 #[allow(unused, reason = "the program uses the rest")]
 mod sys;
 
 #[cfg(feature = "std")]
 pub use embed::{exec, memfd};
+pub use platforms::{PlatformError, elf};
 pub use run::run;
 
-/// The bytes of the program, for the target that this crate is compiled for.
+/// The bytes of the program, for the target that this crate is compiled for. [`elf`] has those for
+/// others.
 ///
 /// They depend on the source and the compiler only: they are the same in each profile, from each
 /// folder, and in each crate that depends on this one.

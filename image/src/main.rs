@@ -5,6 +5,8 @@
 //! [`mod@verify`] compares it with what somebody else has written.
 
 mod c;
+#[path = "../program/compile.rs"]
+mod compile;
 mod image;
 mod output;
 mod platform;

@@ -4,14 +4,12 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use include_dir::{Dir, include_dir};
 use tempfile::TempDir;
 
+use crate::compile::compile;
 use crate::platform::Platform;
-
-#[path = "../program/compile.rs"]
-mod compile;
 
 /// The source of the program: `program/` has links to it, which become files when this is published.
 static SOURCE: Dir = include_dir!("$CARGO_MANIFEST_DIR/program");
@@ -44,20 +42,8 @@ impl Compiler {
     pub fn compile(&self, platform: &Platform) -> Result<Vec<u8>> {
         let Platform { name, target, .. } = platform;
         let pause = self.folder.path().join("pause");
-        let mut command = compile::command(&self.rustc, self.folder.path(), target, &pause);
-        command.env("CARGO_PKG_VERSION", env!("CARGO_PKG_VERSION"));
-        let output = command.output().with_context(|| format!("start {command:?}"))?;
-        let messages = String::from_utf8_lossy(&output.stderr);
-        // https://doc.rust-lang.org/error_codes/E0463.html
-        if messages.contains("error[E0463]") {
-            bail!(
-                "{name}: {} has no library for {target}; install it: rustup target add {target}",
-                self.version
-            );
-        }
-        if !output.status.success() {
-            bail!("{name}: the program could not be compiled: {command:?}\n{messages}");
-        }
+        compile(&self.rustc, self.folder.path(), target, &pause)
+            .map_err(|error| anyhow!("{name}: {error}"))?;
         read(&pause)
     }
 }

@@ -32,7 +32,7 @@ fn is_the_library_s() {
 }
 
 /// A copy of what pause is built from, in another folder.
-fn copy_of_sources() -> TempDir {
+pub fn copy_of_sources() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for entry in fs::read_dir(root).unwrap() {
@@ -46,9 +46,11 @@ fn copy_of_sources() -> TempDir {
     // It has no dependencies, and so needs no registry.
     let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
     let tables = manifest.split("\n[").filter(|table| {
-        ["[package]", "[bin]", "profile."].iter().any(|name| table.starts_with(name))
+        ["[package]", "[bin]", "profile.", "features]"].iter().any(|name| table.starts_with(name))
     });
     let manifest = tables.collect::<Vec<_>>().join("\n[") + "\n[workspace]\n";
+    let lines = manifest.lines().filter(|line| !line.contains("std"));
+    let manifest = lines.collect::<Vec<_>>().join("\n");
     fs::write(folder.path().join("Cargo.toml"), manifest).unwrap();
     folder
 }

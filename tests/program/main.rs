@@ -5,6 +5,8 @@
 mod answers;
 #[path = "../common/calls.rs"]
 mod calls;
+#[path = "../../compile.rs"]
+mod compile;
 mod emulated;
 mod file;
 mod harness;
@@ -12,6 +14,7 @@ mod library;
 mod memory;
 mod messages;
 mod namespaces;
+mod platforms;
 mod reaping;
 #[path = "../common/report.rs"]
 mod report;

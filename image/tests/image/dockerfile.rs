@@ -208,7 +208,7 @@ fn installs_the_library_of_each_target() {
         let words = text.split(|letter| !is_name(letter));
         words.filter(|word| word.contains("-unknown-linux-")).collect()
     };
-    let platforms = targets(include_str!("../../src/platform.rs"));
+    let platforms = targets(include_str!("../../program/compile.rs"));
     assert_eq!(targets(DOCKERFILE), platforms);
     assert_eq!(platforms.len(), 8);
 }
