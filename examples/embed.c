@@ -4,6 +4,7 @@
  *     cc -Wall -Werror -Idist examples/embed.c -o embed && ./embed
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "pause.h" /* PAUSE_VERSION, and pause_elf for the architecture of the compiler */
+#define EXECUTABLE 0x10 /* MFD_EXEC, which Linux 6.3 and newer know */
 
 static void check(int is_right, const char *what)
 {
@@ -26,7 +28,9 @@ static void check(int is_right, const char *what)
 int main(void)
 {
     /* One memfd serves all pods, which share its page. Sealed, nobody can change it any more. */
-    int program = memfd_create("pause", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int program = memfd_create("pause", MFD_CLOEXEC | MFD_ALLOW_SEALING | EXECUTABLE);
+    if (program < 0 && errno == EINVAL)
+        program = memfd_create("pause", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     check(write(program, pause_elf, sizeof pause_elf) == sizeof pause_elf, "memfd");
     int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
     check(fcntl(program, F_ADD_SEALS, seals) == 0, "seal");

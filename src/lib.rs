@@ -44,6 +44,11 @@ mod run;
 #[allow(unused, reason = "the program uses the rest")]
 mod sys;
 
+/// Has the code in this page compiled as an example.
+#[cfg(all(doctest, feature = "std"))]
+#[doc = include_str!("../docs/embedding.md")]
+struct Page;
+
 #[cfg(feature = "std")]
 pub use embed::{exec, memfd};
 pub use platforms::{PlatformError, elf};

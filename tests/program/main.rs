@@ -7,6 +7,8 @@ mod answers;
 mod calls;
 #[path = "../../compile.rs"]
 mod compile;
+#[path = "../runtimes/docs.rs"]
+mod docs;
 mod emulated;
 mod file;
 mod harness;

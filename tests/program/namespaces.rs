@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
@@ -474,6 +474,33 @@ fn end_with_pause_and_so_does_what_is_in_them() {
     assert!(orphan.lives());
     pause.terminate();
     assert!(is_readable(orphan.pidfd.as_fd(), DEADLINE));
+}
+
+/// A container in the PID namespace whose parent is the runtime holds up the end of pause until the
+/// runtime has reaped it.
+#[test]
+fn end_when_the_runtime_has_reaped_its_containers() {
+    let mut pause = PID.pause();
+    let (gate, go) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let number = gate.as_raw_fd();
+    let runtime = pause.join(libc::CLONE_NEWPID, move || match fork() {
+        0 => loop {
+            rustix::event::pause();
+        },
+        container => {
+            harness::read_byte(number);
+            wait_for_child(container);
+            0
+        }
+    });
+    let mut runtime = runtime.keeping(gate).spawn();
+    runtime.until("had a container", || runtime.children().len() == 1);
+    pause.send(Signal::TERM);
+    runtime.until("had a zombie", || runtime.zombies() == 1);
+    assert!(!is_readable(pause.pidfd.as_fd(), Duration::from_millis(50)));
+    drop(go);
+    assert_eq!(runtime.end(), End::Exit(0));
+    assert_eq!(pause.end(), End::Exit(0));
 }
 
 /// A socket that listens for the containers of the pod.
