@@ -16,6 +16,7 @@ mod tables;
 
 use std::fs;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -138,13 +139,18 @@ fn measure(options: &Options) -> Result<Record> {
     let mut counts: Vec<_> =
         (1..).map(|power| 10_usize.pow(power)).take_while(|&count| count < instances).collect();
     counts.push(instances);
-    let bar = progress_bar((subjects.len() * (4 + 1 + 3 + counts.len()) + 20) as u64);
+    let bar = progress_bar((subjects.len() * (4 + 1 + 3 + counts.len()) + 21) as u64);
     let step = || bar.inc(1);
 
     bar.set_message("memory");
     measure::memory(&mut subjects, memory.as_ref(), &step)?;
     bar.set_message("start and end");
     measure::starts(&mut subjects, &step)?;
+    bar.set_message("sandboxes");
+    match podpause::memfd() {
+        Ok(memfd) => measure::sandboxes(&mut subjects, memfd.as_fd(), &step)?,
+        Err(error) => notes.push(format!("sandboxes: not measured: {error}")),
+    }
     bar.set_message("orphans");
     measure::orphans(&mut subjects, Condition::Running, None, &step)?;
     measure::orphans(&mut subjects, Condition::Stopped, None, &step)?;

@@ -1,5 +1,6 @@
 //! The measurements, each of all programs in turn, so that noise hits them alike.
 
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use procfs::process::{MMapPath, Process as Proc};
@@ -9,7 +10,9 @@ use crate::Result;
 use crate::cgroup::{Charge, Group, Hierarchy};
 use crate::process::{self, Pinned, Process, Setting, start};
 use crate::programs::Program;
-use crate::record::{Charged, Condition, Figures, Idle, Memory, Orphans, Scale, Spread, Start};
+use crate::record::{
+    Charged, Condition, Figures, Idle, Kind, Memory, Orphans, Sandbox, Scale, Spread, Start,
+};
 
 /// After how long the kernel has added up what each CPU has counted for a cgroup, which it does
 /// every two seconds.
@@ -24,6 +27,7 @@ const SAMPLE: usize = 25;
 /// How often each program is started for its times.
 const STARTS: usize = 1_000;
 const HOLDS: usize = 100;
+const SANDBOXES: usize = 200;
 /// How long a program may take to say its version.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a program may take to end after SIGTERM.
@@ -50,6 +54,7 @@ impl Subject {
             charged_inside: None,
             charged_after_exec: None,
             start: Start::default(),
+            sandbox: None,
             orphans: Vec::new(),
             idle: None,
             scale: Vec::new(),
@@ -334,6 +339,29 @@ pub fn starts(subjects: &mut [Subject], progress: &dyn Fn()) -> Result<()> {
         }
         progress();
     }
+    Ok(())
+}
+
+/// The start of a sandbox that is pause, from its file and from a memfd.
+pub fn sandboxes(subjects: &mut [Subject], memfd: BorrowedFd, progress: &dyn Fn()) -> Result<()> {
+    let pause = subjects.iter_mut().find(|subject| subject.program.kind == Kind::Pause);
+    let pause = pause.ok_or("pause is measured")?;
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..SANDBOXES {
+        for index in rotated(times.len(), round) {
+            let memfd = [None, Some(memfd)][index];
+            let setting = Setting { is_sandbox: true, memfd, ..Setting::default() };
+            drop(pause.start_and_wait(setting)?);
+            let begin = Instant::now();
+            let process = pause.start_and_wait(setting)?;
+            times[index].push(begin.elapsed().as_secs_f64() * 1e6);
+            drop(process);
+        }
+    }
+    let [file, memfd] = times.map(Spread::of);
+    pause.figures.sandbox =
+        file.zip(memfd).map(|(file_us, memfd_us)| Sandbox { file_us, memfd_us });
+    progress();
     Ok(())
 }
 

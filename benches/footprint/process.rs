@@ -6,7 +6,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,10 @@ pub fn enter_user_namespace() -> Result<()> {
 pub struct Setting<'a> {
     /// It is PID 1 of a new PID namespace.
     pub is_pid1: bool,
+    /// It has new network, IPC, UTS and mount namespaces, too, as the sandbox of a pod has.
+    pub is_sandbox: bool,
+    /// It is executed from this memfd, as the library does it.
+    pub memfd: Option<BorrowedFd<'a>>,
     /// It moves to this group after the fork and before the exec.
     pub group: Option<&'a Group>,
     /// It runs on this CPU only.
@@ -113,8 +117,13 @@ pub fn start(program: &Program, argv: &[CString], setting: Setting) -> Result<Pr
     let path = &program.path;
     let mut child = Child { path, argv: &argv, null: &null, setting, faults: 0, error: None };
     let mut stack = [0_u128; 2_048]; // an aligned end, on every architecture
-    let namespaces = if setting.is_pid1 { libc::CLONE_NEWPID } else { 0 };
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | namespaces;
+    let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    if setting.is_pid1 {
+        flags |= libc::CLONE_NEWPID;
+    }
+    if setting.is_sandbox {
+        flags |= libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNS;
+    }
     let (top, context) = (stack.as_mut_ptr_range().end.cast(), (&raw mut child).cast());
     // SAFETY: the child has a stack of its own, of which the given end is aligned. It shares the
     // memory, but this thread goes on only when the child has executed the program or has ended
@@ -165,10 +174,14 @@ fn prepare(child: &mut Child) -> rustix::io::Result<()> {
 }
 
 fn execute(child: &Child) -> rustix::io::Result<()> {
+    let failed = |error| Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    if let Some(memfd) = child.setting.memfd {
+        return failed(podpause::exec(memfd));
+    }
     let none = [std::ptr::null()];
     // SAFETY: the path is a string, both arrays end with a null, and all outlive the call.
     unsafe { libc::execve(child.path.as_ptr(), child.argv.as_ptr(), none.as_ptr()) };
-    Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
+    failed(io::Error::last_os_error())
 }
 
 fn pin(cpu: usize) -> rustix::io::Result<()> {

@@ -52,6 +52,8 @@ pub struct Figures {
     pub charged_inside: Option<Charged>,
     pub charged_after_exec: Option<Charged>,
     pub start: Start,
+    /// Of pause alone. Records from before it was measured do not have it.
+    pub sandbox: Option<Sandbox>,
     pub orphans: Vec<Orphans>,
     pub idle: Option<Idle>,
     pub scale: Vec<Scale>,
@@ -107,6 +109,13 @@ pub struct Start {
     pub ends_on_term: Option<bool>,
     pub system_calls: Option<u64>,
     pub page_faults: Option<u64>,
+}
+
+/// The start of a pod's sandbox, from a file and from the library's memfd.
+#[derive(Serialize, Deserialize)]
+pub struct Sandbox {
+    pub file_us: Spread,
+    pub memfd_us: Spread,
 }
 
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +247,12 @@ const DEFINITIONS: &[(&str, &str)] = &[
     (
         "page_faults",
         "minflt and majflt in /proc/PID/stat from execve to sleep, with those of execve itself",
+    ),
+    (
+        "sandbox",
+        "from the spawn, as PID 1 of new PID, network, IPC, UTS and mount namespaces, until it is \
+         seen asleep as above: executed from its file (file_us), or by the library from a memfd that \
+         all of them share (memfd_us), in turn, each right after another one of its kind",
     ),
     ("orphans", "processes in its PID namespace whose parent ends before them, 50 at a time"),
     (

@@ -95,6 +95,7 @@ pub fn all(record: &Record) -> String {
     text += &section("Memory of one instance (KiB)", memory(record));
     text += &section("Charged for one more instance (KiB)", charged(record));
     text += &section("Start and end (µs)", starts(record));
+    text += &section("Start of a sandbox (µs)", sandboxes(record));
     text += &section("Storms of orphans (per 1,000 of them)", orphans(record));
     text += &section("Idle", idle(record));
     text += &section("Scale: forked inside of one cgroup", scale(record));
@@ -216,6 +217,20 @@ fn starts(record: &Record) -> Table {
             },
             or_dash(start.system_calls.map(number)),
             or_dash(start.page_faults.map(number)),
+        ]);
+    }
+    table
+}
+
+fn sandboxes(record: &Record) -> Table {
+    let mut table = Table::new(&["", "from its file", "from a memfd", "memfd / file"]);
+    for program in &record.programs {
+        let Some(sandbox) = &program.sandbox else { continue };
+        table.rows.push(vec![
+            program.name.clone(),
+            spread(sandbox.file_us, 1.0, 0),
+            spread(sandbox.memfd_us, 1.0, 0),
+            format!("{:.2}", sandbox.memfd_us.median / sandbox.file_us.median),
         ]);
     }
     table
