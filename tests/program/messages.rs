@@ -38,7 +38,8 @@ fn are_none_as_pid_1_or_if_it_was_asked_for_silence() {
 
 /// As an ordinary process, which warns at its start, and as PID 1: it holds, and ends with 0.
 fn holds_and_ends(stderr: impl Fn() -> OwnedFd) {
-    for start in [Start::new(), Start::pid1()] {
+    let forms = [Form::File, Form::Memfd, Form::Run];
+    for start in forms.into_iter().flat_map(|form| [form.start(), form.pid1()]) {
         let mut process = start.stderr(stderr()).spawn().asleep();
         process.send(Signal::TERM);
         assert_eq!(process.end(), End::Exit(0));

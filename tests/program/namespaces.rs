@@ -20,12 +20,17 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::answers::output;
 use crate::harness::{
-    self, Body, DEADLINE, End, Process, Start, become_user, fork, is_readable, is_root,
-    set_namespaces, unshare, wait_for_child,
+    self, Body, DEADLINE, End, Form, Process, Start, become_user, fork, is_readable, is_root,
+    set_namespaces, test_each_form, unshare, wait_for_child,
 };
 use crate::memory::excess;
 use crate::messages::WARNING;
 use crate::reaping::{make_orphans, wait_until_childless};
+
+test_each_form! {
+    outlive_the_container_that_used_them
+    end_with_pause
+}
 
 /// A kind of namespace.
 struct Kind {
@@ -228,7 +233,11 @@ enum Way {
 impl Kind {
     /// pause as the first process in a namespace of this kind.
     fn pause(&self) -> Process {
-        let start = Start::new().arguments(&["-P"]).namespaces(self.flag);
+        self.pause_as(Form::File)
+    }
+
+    fn pause_as(&self, form: Form) -> Process {
+        let start = form.start().arguments(&["-P"]).namespaces(self.flag);
         (self.start)(start).spawn().asleep()
     }
 
@@ -293,10 +302,9 @@ fn own_inode(name: &str) -> u64 {
     fs::metadata(format!("/proc/self/ns/{name}")).unwrap().ino()
 }
 
-#[test]
-fn outlive_the_container_that_used_them() {
+fn outlive_the_container_that_used_them(form: Form) {
     for kind in kinds().filter(|kind| kind.flag != libc::CLONE_NEWCGROUP) {
-        let pause = kind.pause();
+        let pause = kind.pause_as(form);
         kind.check_held(&pause);
         pause.terminate();
 
@@ -426,10 +434,9 @@ fn in_owned(kind: &Kind, start: Start) -> (Option<Process>, Process) {
     (Some(owner), start.spawn())
 }
 
-#[test]
-fn end_with_pause() {
+fn end_with_pause(form: Form) {
     for kind in kinds() {
-        let (owner, pause) = in_owned(&kind, Start::new().arguments(&["-P"]));
+        let (owner, pause) = in_owned(&kind, form.start().arguments(&["-P"]));
         let mut pause = pause.asleep();
         let witness = Witness::of(&kind, owner.as_ref().unwrap_or(&pause));
         kind.leave_state(&pause);
