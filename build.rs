@@ -1,4 +1,5 @@
-//! Compiles the program once, with flags of its own.
+//! Compiles the program once, with flags of its own; and once more for each platform whose feature is
+//! on.
 //!
 //! Everything that has the program has the bytes that are made here: `podpause::ELF`, the `pause`
 //! that cargo links (`src/carried.rs`), the tests, the image. They depend on the source and the
