@@ -51,14 +51,8 @@ pub fn budget_bytes(target: &str) -> usize {
     if target.starts_with("x86_64-") { 1_024 } else { 1_536 }
 }
 
-/// What makes the program small on this target.
-fn opt_level(target: &str) -> char {
-    // Each function costs much there: this is 28 bytes less than `z`.
-    if target.starts_with("powerpc64le-") { 's' } else { 'z' }
-}
-
-/// Compiles and links the program in `root` for a target, to the file `pause`. The error says what to
-/// do.
+/// Compiles and links the program in `root` for a target, to the file `pause`, and beside it
+/// `pause.map`, which says what each byte is. The error says what to do.
 pub fn compile(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Result<(), String> {
     let mut command = Command::new(rustc);
     command
@@ -66,13 +60,13 @@ pub fn compile(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Result
         .args(["src/main.rs", "--crate-name=pause", "--crate-type=bin", "--edition=2024"])
         .args(["--cfg=program", "--check-cfg=cfg(program)", "--target", target])
         // Small; no unwinding; and addresses as they are in pause.ld, without a table of offsets.
-        .args(["-Cpanic=abort", "-Ccodegen-units=1"])
-        .arg(format!("-Copt-level={}", opt_level(target)))
+        .args(["-Copt-level=z", "-Cpanic=abort", "-Ccodegen-units=1"])
         .args(["-Crelocation-model=static", "-Cforce-unwind-tables=no"])
         // Room below the stack pointer cannot be had together with push and pop, which are small.
         .arg("-Cno-redzone=yes")
         .args(["-Clinker=rust-lld", "-Clinker-flavor=ld.lld", "-Clink-arg=-Tpause.ld"])
         .arg(format!("-Clink-arg=--defsym=budget={}", budget_bytes(target)))
+        .arg(format!("-Clink-arg=-Map={}", pause.with_extension("map").display()))
         .arg("-o")
         .arg(pause)
         // The version that the program answers.

@@ -1,8 +1,8 @@
 //! `pause`: the infra container of a pod, and PID 1 of a pod that shares its PID namespace.
 //!
-//! Read [`main`] for the story, and the functions below it in their order; `arm`, `reap` and `hold`
-//! are in `pause.rs`, since the library has them too. Nothing runs before `main` but the few
-//! instructions of `arch::entry_point!`.
+//! Read [`answer`] and [`main`] for the story, and the functions below them in their order; `arm`,
+//! `reap` and `hold` are in `pause.rs`, since the library has them too. Nothing else runs but the few
+//! instructions of `arch::entry_point!`, which calls the two.
 //!
 //! `build.rs` compiles this file once, with flags of its own; the bytes that come out are
 //! `podpause::ELF`, and, by way of [`carried`], also the `pause` that cargo makes.
@@ -19,29 +19,53 @@ mod start;
 mod sys;
 
 use pause::{CANNOT_ANSWER, Page, arm, hold, reap, say};
-use start::{StartStack, Text};
+use start::{Meaning, StartStack, Text};
 
 /// What `-h` answers. Its first line is what `-v` answers.
 const ABOUT: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v | -h | -P]\n");
 /// The length of that line, in bytes.
 const VERSION_LENGTH: usize = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n").len();
 
-arch::entry_point!(crate::main);
+arch::entry_point!(crate::answer, crate::main);
 
-/// The program.
+/// Answers a question among the arguments, and ends. If there is none, returns whether they ask for
+/// silence.
+///
+/// It runs on the start stack, before anything is written to the private page: whoever only asks does
+/// not pay for one. The name of the program is looked at like the other arguments.
+///
+/// # Safety
+///
+/// `stack` is the start stack.
+unsafe extern "C" fn answer(stack: *const usize) -> bool {
+    // SAFETY: the caller answers for the stack, which stays as it is.
+    let mut arguments = unsafe { StartStack::new(stack) };
+    let mut silent = false;
+    while let Some(argument) = arguments.string() {
+        let length = match argument.meaning() {
+            Meaning::Help => ABOUT.len(),
+            Meaning::Version => VERSION_LENGTH,
+            Meaning::Silence => {
+                silent = true;
+                continue;
+            }
+            Meaning::Nothing => continue,
+        };
+        let is_written = sys::write(sys::STDOUT, &ABOUT.as_bytes()[..length]) == length as i32;
+        sys::exit(if is_written { 0 } else { CANNOT_ANSWER })
+    }
+    silent
+}
+
+/// Holds, if there was nothing to answer.
 ///
 /// # Safety
 ///
 /// `stack` is the start stack. `page` is the private page, which is zero, and nobody else's.
-unsafe extern "C" fn main(stack: *const usize, page: &mut Page) -> ! {
+unsafe extern "C" fn main(silent: bool, stack: *const usize, page: &mut Page) -> ! {
     // SAFETY: `stack` is the start stack, and only `shed` takes it away, which is its last user.
-    let mut start = unsafe { StartStack::new(stack) };
-    keep_name(start, page);
-    let mut silent = false;
-    while let Some(argument) = start.string() {
-        silent |= answer_or_is_silence(argument);
-    }
-
+    let arguments = unsafe { StartStack::new(stack) };
+    keep_name(arguments, page);
     arm(page);
     if sys::process_id() != 1 {
         if !silent {
@@ -52,49 +76,20 @@ unsafe extern "C" fn main(stack: *const usize, page: &mut Page) -> ! {
     }
     reap();
     sys::set_thread_name(c"pause");
-    shed(start, page);
+    // SAFETY: the same.
+    let environment = unsafe { StartStack::behind_arguments(stack) };
+    shed(environment, page);
     // This comes last: whoever handed over the write end of a pipe sees it closed once all is done.
     sys::close_all_but_stdio();
     hold(page)
 }
 
-/// Answers a question, and ends. Says of any other argument whether it asks for silence.
-///
-/// The name of the program is looked at like the other arguments.
-#[inline(never)]
-fn answer_or_is_silence(argument: Text) -> bool {
-    // SAFETY: an empty string has its zero byte, and six more: this ends behind the first of them.
-    let has_dash = unsafe { argument.has(0, b"-") };
-    // SAFETY: for the same reason, with the third.
-    let has_letter = |letter| unsafe { argument.has(1, &[letter, 0]) };
-    // SAFETY: for the same reason, with the fifth.
-    let has_word = |start| unsafe { argument.has::<4>(1, start) };
-    if !has_dash {
-        return false;
-    }
-    // SAFETY: behind five bytes that are not zero, the zero byte may follow, and then six more.
-    let has_p = || unsafe { argument.has(5, b"p\0") };
-    // SAFETY: for the same reason, with the fourth.
-    let has_sion = || unsafe { argument.has(5, b"sion") };
-    // SAFETY: behind nine bytes that are not zero, the zero byte follows at the earliest.
-    let has_end = || unsafe { argument.has(9, b"\0") };
-    let length = if has_letter(b'h') || has_word(b"-hel") && has_p() {
-        ABOUT.len()
-    } else if has_letter(b'v') || has_letter(b'V') || has_word(b"-ver") && has_sion() && has_end() {
-        VERSION_LENGTH
-    } else {
-        return has_letter(b'P');
-    };
-    let is_written = sys::write(sys::STDOUT, &ABOUT.as_bytes()[..length]) == length as i32;
-    sys::exit(if is_written { 0 } else { CANNOT_ANSWER })
-}
-
 /// Copies the name of the program to the private page, and notes where it is: the kernel shows it
 /// in /proc/PID/cmdline, but only from anonymous memory.
 #[inline(always)]
-fn keep_name(mut start: StartStack, page: &mut Page) {
+fn keep_name(mut arguments: StartStack, page: &mut Page) {
     page.map.place((&raw const elf::HEADER).addr(), (&raw const *page).addr());
-    let Some(name) = start.string() else { return };
+    let Some(name) = arguments.string() else { return };
     let mut length = 0;
     // The last byte stays zero.
     while length < page.name.len() - 1 {
@@ -119,10 +114,10 @@ fn keep_name(mut start: StartStack, page: &mut Page) {
 ///
 /// Where the kernel cannot be told that the name has moved, all stays mapped.
 #[inline(always)]
-fn shed(start: StartStack, page: &mut Page) {
+fn shed(environment: StartStack, page: &mut Page) {
     // Without an end that is known, that of the stack has to do: what is above stays. The path of the
     // program is the last string on the stack, in its last page, and munmap rounds up.
-    let path = || start.path().map(Text::address);
+    let path = || environment.path().map(Text::address);
     let Some(end) = arch::MEMORY_END.or_else(path) else { return };
     if sys::set_memory_map(&mut page.map) == 0 {
         // SAFETY: this starts behind the private page, the last memory that is in use. The start

@@ -3,6 +3,19 @@
 /// The key under which the auxiliary vector has the path of the program. getauxval(3)
 pub const AT_EXECFN: u32 = 31;
 
+/// What an argument asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// `-h` or `--help`
+    Help,
+    /// `-v`, `-V` or `--version`
+    Version,
+    /// `-P`
+    Silence,
+    /// Anything else.
+    Nothing,
+}
+
 /// A string on the start stack, which ends with a zero byte.
 ///
 /// Six more bytes at least are behind it: the path of the program, which has a byte and a zero, is
@@ -45,6 +58,39 @@ impl Text {
     }
 }
 
+impl Text {
+    /// What it means as an argument.
+    #[inline(always)]
+    pub fn meaning(self) -> Meaning {
+        // SAFETY: an empty string has its zero byte, and six more: this ends behind the first of them.
+        let has_dash = unsafe { self.has(0, b"-") };
+        // SAFETY: for the same reason, with the third.
+        let has_letter = |letter| unsafe { self.has(1, &[letter, 0]) };
+        // SAFETY: for the same reason, with the fifth.
+        let has_word = |start| unsafe { self.has::<4>(1, start) };
+        // SAFETY: behind five bytes that are not zero, the zero byte may follow, and then six more.
+        let has_p = || unsafe { self.has(5, b"p\0") };
+        // SAFETY: for the same reason, with the fourth.
+        let has_sion = || unsafe { self.has(5, b"sion") };
+        // SAFETY: behind nine bytes that are not zero, the zero byte follows at the earliest.
+        let has_end = || unsafe { self.has(9, b"\0") };
+        if !has_dash {
+            Meaning::Nothing
+        } else if has_letter(b'h') || has_word(b"-hel") && has_p() {
+            Meaning::Help
+        } else if has_letter(b'v')
+            || has_letter(b'V')
+            || has_word(b"-ver") && has_sion() && has_end()
+        {
+            Meaning::Version
+        } else if has_letter(b'P') {
+            Meaning::Silence
+        } else {
+            Meaning::Nothing
+        }
+    }
+}
+
 /// A walk along the start stack: the arguments and a null, the environment and a null, then the
 /// auxiliary vector, pairs of a key and a value, the last of which has the key zero (System V ABI,
 /// "Process Initialization"; `create_elf_tables` in Linux `fs/binfmt_elf.c`).
@@ -62,6 +108,19 @@ impl StartStack {
     pub unsafe fn new(stack: *const usize) -> Self {
         // SAFETY: argc is followed by the first argument, or by the null if there is none.
         Self(unsafe { stack.add(1) })
+    }
+
+    /// The walk from the first string of the environment on.
+    ///
+    /// # Safety
+    ///
+    /// As for [`new`](Self::new).
+    #[inline(always)]
+    pub unsafe fn behind_arguments(stack: *const usize) -> Self {
+        // SAFETY: argc is where the stack pointer was.
+        let argc = unsafe { *stack };
+        // SAFETY: behind argc, there are so many arguments and a null.
+        Self(unsafe { stack.add(argc + 2) })
     }
 
     /// The next word.

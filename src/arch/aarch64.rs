@@ -34,22 +34,26 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which moves the stack to the private page, and calls `$main` with the
-/// start stack and the private page. It is a macro, because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
+/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
+/// because only the program has an entry point.
 macro_rules! entry_point {
-    ($main:path) => {
+    ($answer:path, $main:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
                 "mov x29, xzr",         // no frame is above this one
-                "mov x0, sp",           // first argument: the start stack
-                "adrp x1, page",        // second: the private page, which starts at a page
-                "add x2, x1, #4096",    // the stack from now on, at the end of that page
-                "mov sp, x2",
+                "mov x0, sp",           // its argument: the start stack
+                "bl {answer}",          // the result is the first argument
+                "mov x1, sp",           // second: the start stack
+                "adrp x2, page",        // third: the private page, which starts at a page
+                "add x3, x2, #4096",    // the stack from now on, at the end of that page
+                "mov sp, x3",
                 "bl {main}",
                 "udf #0",               // it does not return
+                answer = sym $answer,
                 main = sym $main,
             )
         }

@@ -36,22 +36,26 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which moves the stack to the private page, and calls `$main` with the
-/// start stack and the private page. It is a macro, because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
+/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
+/// because only the program has an entry point.
 macro_rules! entry_point {
-    ($main:path) => {
+    ($answer:path, $main:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
                 "mov r11, #0",          // no frame is above this one
-                "mov r0, sp",           // first argument: the start stack
-                "ldr r1, =page",        // second: the private page
-                "add sp, r1, #4096",    // the stack from now on, at the end of that page
+                "mov r0, sp",           // its argument: the start stack
+                "bl {answer}",          // the result is the first argument
+                "mov r1, sp",           // second: the start stack
+                "ldr r2, =page",        // third: the private page
+                "add sp, r2, #4096",    // the stack from now on, at the end of that page
                 "bl {main}",
                 "udf #0",               // it does not return
                 ".ltorg",               // here is the address of the page
+                answer = sym $answer,
                 main = sym $main,
             )
         }

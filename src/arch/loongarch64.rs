@@ -35,22 +35,26 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which moves the stack to the private page, and calls `$main` with the
-/// start stack and the private page. It is a macro, because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
+/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
+/// because only the program has an entry point.
 macro_rules! entry_point {
-    ($main:path) => {
+    ($answer:path, $main:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
                 "move $fp, $zero",                   // no frame is above this one
-                "move $a0, $sp",                     // first argument: the start stack
-                "lu12i.w $a1, %abs_hi20(page)",      // second: the private page, whose lower 12 bits
+                "move $a0, $sp",                     // its argument: the start stack
+                "bl {answer}",                       // the result is the first argument
+                "move $a1, $sp",                     // second: the start stack
+                "lu12i.w $a2, %abs_hi20(page)",      // third: the private page, whose lower 12 bits
                                                      // are zero
                 "lu12i.w $sp, %abs_hi20(stack_top)", // the stack from now on, at the end of that page
                 "bl {main}",
                 "break 0",                           // it does not return
+                answer = sym $answer,
                 main = sym $main,
             )
         }

@@ -40,23 +40,29 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which moves the stack to the private page, and calls `$main` with the
-/// start stack and the private page. It is a macro, because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
+/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
+/// because only the program has an entry point.
 macro_rules! entry_point {
-    ($main:path) => {
+    ($answer:path, $main:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
                 "li 31, 0",             // no frame is above this one
-                "mr 3, 1",              // first argument: the start stack
-                "lis 4, page@h",        // second: the private page, whose lower half is zero
-                "mr 2, 4",              // the TOC pointer: pause.ld makes it the same address
-                "addi 1, 4, 4096 - 32", // the stack from now on: the last frame of that page, where
+                "lis 2, page@h",        // the TOC pointer: pause.ld makes it the same address as the
+                                        // private page, whose lower half is zero
+                "mr 3, 1",              // its argument: the start stack
+                "addi 1, 1, -32",       // a frame below it
+                "bl {answer}",          // the result is the first argument
+                "addi 4, 1, 32",        // second: the start stack
+                "mr 5, 2",              // third: the private page
+                "addi 1, 2, 4096 - 32", // the stack from now on: the last frame of that page, where
                                         // the zero says that none is above
                 "bl {main}",
                 "trap",                 // it does not return
+                answer = sym $answer,
                 main = sym $main,
             )
         }

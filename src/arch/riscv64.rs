@@ -36,21 +36,25 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which moves the stack to the private page, and calls `$main` with the
-/// start stack and the private page. It is a macro, because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
+/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
+/// because only the program has an entry point.
 macro_rules! entry_point {
-    ($main:path) => {
+    ($answer:path, $main:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
                 "li s0, 0",                 // no frame is above this one
-                "mv a0, sp",                // first argument: the start stack
-                "lui a1, %hi(page)",        // second: the private page, whose lower 12 bits are zero
+                "mv a0, sp",                // its argument: the start stack
+                "jal {answer}",             // the result is the first argument
+                "mv a1, sp",                // second: the start stack
+                "lui a2, %hi(page)",        // third: the private page, whose lower 12 bits are zero
                 "lui sp, %hi(stack_top)",   // the stack from now on, at the end of that page
                 "jal {main}",
                 "unimp",                    // it does not return
+                answer = sym $answer,
                 main = sym $main,
             )
         }

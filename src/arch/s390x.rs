@@ -36,22 +36,27 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which moves the stack to the private page, and calls `$main` with the
-/// start stack and the private page. It is a macro, because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
+/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
+/// because only the program has an entry point.
 macro_rules! entry_point {
-    ($main:path) => {
+    ($answer:path, $main:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
                 "lghi %r11, 0",                // no frame is above this one
-                "lgr %r2, %r15",               // first argument: the start stack
-                "larl %r3, page",              // second: the private page
+                "lgr %r2, %r15",               // its argument: the start stack
+                "aghi %r15, -160",             // a frame below it
+                "brasl %r14, {answer}",        // the result is the first argument
+                "la %r3, 160(%r15)",           // second: the start stack
+                "larl %r4, page",              // third: the private page
                 "larl %r15, stack_top - 160",  // the stack from now on: the last frame of that page,
                                                // where the zero says that none is above
                 "brasl %r14, {main}",
                 ".short 0",                    // it does not return
+                answer = sym $answer,
                 main = sym $main,
             )
         }

@@ -35,24 +35,30 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which moves the stack to the private page, and calls `$main` with the
-/// start stack and the private page. It is a macro, because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
+/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
+/// because only the program has an entry point.
 macro_rules! entry_point {
-    ($main:path) => {
+    ($answer:path, $main:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
                 "xor ebp, ebp",                  // no frame is above this one
-                "mov eax, esp",                  // the start stack
-                "mov esp, offset stack_top - 8", // the stack from now on, at the end of the private
-                                                 // page; with two arguments, a multiple of 16
-                "mov edx, offset page",          // second argument: the private page
+                "mov esi, esp",                  // the start stack
+                "sub esp, 12",                   // with one argument, a multiple of 16
+                "push esi",                      // its argument: the start stack
+                "call {answer}",
+                "mov esp, offset stack_top - 4", // the stack from now on, at the end of the private
+                                                 // page; with three arguments, a multiple of 16
+                "mov edx, offset page",          // third argument: the private page
                 "push edx",
-                "push eax",                      // first: the start stack
+                "push esi",                      // second: the start stack
+                "push eax",                      // first: the result
                 "call {main}",
                 "ud2",                           // it does not return
+                answer = sym $answer,
                 main = sym $main,
             )
         }

@@ -35,21 +35,26 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which moves the stack to the private page, and calls `$main` with the
-/// start stack and the private page. It is a macro, because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
+/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
+/// because only the program has an entry point.
 macro_rules! entry_point {
-    ($main:path) => {
+    ($answer:path, $main:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
                 "xor ebp, ebp",              // no frame is above this one
-                "mov rdi, rsp",              // first argument: the start stack
-                "mov esi, offset page",      // second: the private page; the upper half is zeroed
+                "mov rdi, rsp",              // its argument: the start stack
+                "call {answer}",
+                "mov edi, eax",              // first argument: the result
+                "mov rsi, rsp",              // second: the start stack
+                "mov edx, offset page",      // third: the private page; the upper half is zeroed
                 "mov esp, offset stack_top", // the stack from now on, at the end of that page
                 "call {main}",
                 "ud2",                       // it does not return
+                answer = sym $answer,
                 main = sym $main,
             )
         }

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::harness::{program, skip};
+use crate::compile::compile;
+use crate::harness::{number, program, skip};
 
 /// The bytes that the target may have.
 const BUDGET_BYTES: usize = if cfg!(target_arch = "x86_64") { 1_024 } else { 1_536 };
@@ -21,8 +22,67 @@ fn is_within_its_budget() {
 #[cfg(target_arch = "x86_64")]
 fn is_as_large_as_the_readme_says() {
     let readme = include_str!("../../README.md");
-    let words = format!("in {} bytes", podpause::ELF.len());
+    let words = format!("in {} bytes", number(podpause::ELF.len()));
     assert!(readme.contains(&words), "README.md should say {words:?}");
+}
+
+/// docs/design.md says what each byte is for.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn is_accounted_for_byte_by_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let pause = folder.path().join("pause");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    if let Err(error) = Command::new(&rustc).arg("--version").output() {
+        skip!("rustc", "this user cannot run {}: {error}", rustc.display());
+    }
+    compile(&rustc, root, "x86_64-unknown-linux-gnu", &pause).unwrap();
+    assert!(fs::read(&pause).unwrap() == podpause::ELF);
+
+    // The rows of the table, by what the linker calls the pieces; the last two are strings.
+    let names: [&[&str]; 9] = [
+        &[".elf_header"],
+        &["5pause3END17h", "5pause7BLOCKED17h"],
+        &["_start"],
+        &["4main17h"],
+        &["3say17h"],
+        &["6answer17h"],
+        &[".rodata.str"],
+        &["messages"],
+        &["about"],
+    ];
+    let mut found = [0; 9];
+    // A line for each piece: its address, the same, its size, its alignment, its name.
+    for line in fs::read_to_string(pause.with_extension("map"))
+        .unwrap()
+        .lines()
+        .filter(|line| line.contains(":("))
+    {
+        let (numbers, name) = line.split_once(":(").unwrap();
+        let mut numbers = numbers.split_whitespace();
+        let address = numbers.next().unwrap();
+        let size = usize::from_str_radix(numbers.nth(1).unwrap(), 16).unwrap();
+        let name = match size {
+            18 if name.contains(".Lanon") => "messages",
+            27 if name.contains(".Lanon") => "about",
+            _ => name,
+        };
+        let row = names.iter().position(|names| names.iter().any(|part| name.contains(part)));
+        if address != "0" && size > 0 {
+            found[row.unwrap_or_else(|| panic!("what is {line}?"))] += size;
+        }
+    }
+    let page = include_str!("../../docs/design.md");
+    let table = page.split_once("<!-- bytes: begin -->").unwrap().1;
+    let table = table.split_once("<!-- bytes: end -->").unwrap().0;
+    let rows = table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| bytes"));
+    let first = rows.map(|row| row.split('|').nth(1).unwrap().trim().to_owned());
+    let said: Vec<_> = first.collect();
+    let mut expected: Vec<_> = found.iter().map(|size| size.to_string()).collect();
+    expected.push(format!("**{}**", number(podpause::ELF.len())));
+    assert_eq!(said, expected, "docs/design.md");
+    assert_eq!(found.iter().sum::<usize>(), podpause::ELF.len());
 }
 
 /// What cargo linked, in this profile, is what the library carries.

@@ -1,0 +1,192 @@
+//! What pause makes of its start stack, whatever is there: the code of the program, on stacks of ours
+//! that nothing can be read behind, and the program itself.
+
+use std::ffi::CString;
+
+use procfs::process::{MMPermissions, Process};
+use proptest::prelude::*;
+
+use crate::answers::output;
+use crate::harness::{End, GuardedMemory, Start, bytes_of, walks};
+use crate::start::{AT_EXECFN, Meaning};
+
+/// A start stack as the kernel lays it out (`create_elf_tables` in Linux `fs/binfmt_elf.c`), in two
+/// pieces, each with nothing behind it: the words, of which the key zero is in the last pair, and the
+/// strings, of which the path of the program and a null word are the last.
+struct Stack {
+    words: GuardedMemory,
+    strings: GuardedMemory,
+    /// In bytes.
+    words_length: usize,
+    path_length: usize,
+}
+
+impl Stack {
+    fn new(
+        arguments: &[Vec<u8>],
+        environment: &[Vec<u8>],
+        auxiliary: &[(usize, usize)],
+        path: Option<&[u8]>,
+    ) -> Self {
+        let mut bytes = Vec::new();
+        for string in arguments.iter().chain(environment).map(Vec::as_slice).chain(path) {
+            bytes.extend(string);
+            bytes.push(0);
+        }
+        bytes.extend([0; size_of::<usize>()]);
+        let strings = GuardedMemory::new(&bytes);
+
+        let mut at = strings.end() - bytes.len();
+        let mut place = |string: &[u8]| {
+            at += string.len() + 1;
+            at - string.len() - 1
+        };
+        let mut words = vec![arguments.len()];
+        for list in [arguments, environment] {
+            words.extend(list.iter().map(|string| place(string)));
+            words.push(0);
+        }
+        // What is looked for is neither first nor last.
+        let (before, behind) = auxiliary.split_at(auxiliary.len() / 2);
+        words.extend(before.iter().flat_map(|pair| [pair.0, pair.1]));
+        words.extend(path.iter().flat_map(|path| [AT_EXECFN as usize, place(path)]));
+        words.extend(behind.iter().flat_map(|pair| [pair.0, pair.1]));
+        words.extend([0, 0]);
+        let words: Vec<u8> = words.into_iter().flat_map(usize::to_ne_bytes).collect();
+        let path_length = path.map_or(0, |path| path.len());
+        Self { words_length: words.len(), words: GuardedMemory::new(&words), strings, path_length }
+    }
+
+    fn address(&self) -> usize {
+        self.words.end() - self.words_length
+    }
+
+    fn path_address(&self) -> usize {
+        self.strings.end() - size_of::<usize>() - self.path_length - 1
+    }
+}
+
+/// Otherwise nothing here would notice a byte that is read too far.
+#[test]
+fn has_nothing_behind_it() {
+    let memory = GuardedMemory::new(b"x");
+    let maps = Process::myself().unwrap().maps().unwrap();
+    let behind = maps.iter().find(|map| map.address.0 == memory.end() as u64).unwrap();
+    assert_eq!(behind.perms & MMPermissions::READ, MMPermissions::NONE);
+}
+
+/// What an argument means, by the contract in the README.
+fn meaning(argument: &[u8]) -> Meaning {
+    match argument {
+        b"-h" | b"--help" => Meaning::Help,
+        b"-v" | b"-V" | b"--version" => Meaning::Version,
+        b"-P" => Meaning::Silence,
+        _ => Meaning::Nothing,
+    }
+}
+
+/// A string such as there may be on a start stack: anything at all; or what means something, or is
+/// a step away from it.
+fn string() -> impl Strategy<Value = Vec<u8>> {
+    let known = prop::sample::select(vec!["-h", "--help", "-v", "-V", "--version", "-P", "-", ""]);
+    let changed = (known.clone(), 0..12_usize, 0..4_u8, 1..=255_u8);
+    let changed = changed.prop_map(|(word, index, change, byte)| {
+        let mut word = word.as_bytes().to_vec();
+        let index = index.min(word.len());
+        match change {
+            0 => word.truncate(index),
+            1 => word.insert(index, byte),
+            2 => word.extend(b"-h"),
+            _ if index < word.len() => word[index] = byte,
+            _ => word.push(byte),
+        }
+        word
+    });
+    prop_oneof![
+        known.prop_map(|word| word.as_bytes().to_vec()),
+        changed,
+        prop::collection::vec(1..=255_u8, 0..40),
+        prop::collection::vec(1..=255_u8, 4_000..5_000),
+    ]
+}
+
+fn strings() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    prop::collection::vec(string(), 0..8)
+}
+
+/// Pairs of the auxiliary vector, of which none ends it or has the path.
+fn auxiliary() -> impl Strategy<Value = Vec<(usize, usize)>> {
+    let key = (1..100_usize).prop_filter("it has the path", |key| *key != AT_EXECFN as usize);
+    prop::collection::vec((key, any::<usize>()), 0..30)
+}
+
+/// So many cases; those that failed are printed, and not written anywhere.
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases(500))]
+
+    #[test]
+    fn means_what_it_says(argument in string()) {
+        // The shortest path is behind it, so that as little as can be is there to be read.
+        let stack = Stack::new(std::slice::from_ref(&argument), &[], &[], Some(b"p"));
+        let (mut arguments, _) = walks(stack.address());
+        prop_assert_eq!(arguments.string().unwrap().meaning(), meaning(&argument));
+    }
+
+    #[test]
+    fn is_walked_to_its_end_and_no_further(
+        arguments in strings(),
+        environment in strings(),
+        auxiliary in auxiliary(),
+        path in prop::option::of(prop::collection::vec(1..=255_u8, 1..300)),
+    ) {
+        let stack = Stack::new(&arguments, &environment, &auxiliary, path.as_deref());
+        let (mut from_arguments, mut from_environment) = walks(stack.address());
+        let path_address = path.map(|_| stack.path_address());
+        prop_assert_eq!(from_environment.path().map(|path| path.address()), path_address);
+        for (walk, strings) in [(&mut from_arguments, arguments), (&mut from_environment, environment)] {
+            for string in strings {
+                prop_assert_eq!(walk.string().map(bytes_of), Some(string));
+            }
+            prop_assert!(walk.string().is_none());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(50))]
+
+    /// The first argument that asks is answered. Without one, pause holds, and its name is shown.
+    #[test]
+    fn is_answered_or_held(arguments in strings(), environment in strings()) {
+        let c = |strings: &[Vec<u8>]| -> Vec<CString> {
+            strings.iter().map(|string| CString::new(string.clone()).unwrap()).collect()
+        };
+        let start = Start::pid1().argv(c(&arguments)).environment(c(&environment));
+        let meanings = arguments.iter().map(|argument| meaning(argument));
+        let question = meanings.into_iter().find(|meaning| {
+            matches!(meaning, Meaning::Help | Meaning::Version)
+        });
+        match question {
+            Some(question) => {
+                let version = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n");
+                let usage = if question == Meaning::Help { "[-v | -h | -P]\n" } else { "" };
+                prop_assert_eq!(output(start), (format!("{version}{usage}"), End::Exit(0)));
+            }
+            None => {
+                let process = start.spawn().asleep();
+                let mut name = arguments.first().cloned().unwrap_or_default();
+                name.truncate(127);
+                if !name.is_empty() {
+                    name.push(0);
+                }
+                let shown = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap();
+                prop_assert_eq!(shown, name);
+                process.terminate();
+            }
+        }
+    }
+}
