@@ -152,22 +152,27 @@ fn cannot_be_linked_with_what_it_must_not_have() {
         skip!("cargo", "this user cannot run {}: {error}", env!("CARGO"));
     }
     let story = "arch::entry_point!(";
+    // The linker keeps what is in the section of the header, whether or not anything uses it.
     for (name, code, message) in [
         (
             "a panic",
             "#[unsafe(no_mangle)] extern \"C\" fn f(a: &[u8], i: usize) -> u8 { a[i] }\n\
-             #[used] #[unsafe(link_section = \".rodata\")]\n\
+             #[used] #[unsafe(link_section = \".elf_header\")]\n\
              static USED: extern \"C\" fn(&[u8], usize) -> u8 = f;",
-            "this_code_can_panic_but_pause_must_not",
+            // Before Rust 1.95, what the panics of `core` need is missed first.
+            "this_code_can_panic_but_pause_must_not|rust_eh_personality",
         ),
         (
             "too many bytes",
-            "#[used] static USED: [u8; 2_000] = [1; 2_000];",
+            "#[used] #[unsafe(link_section = \".elf_header\")] static USED: [u8; 2_000] = [1; 2_000];",
             "pause is larger than its budget",
         ),
         (
             "a static that is written to",
-            "#[used] static mut USED: u8 = 1;",
+            "static mut WRITTEN: u8 = 1;\n\
+             extern \"C\" fn f() -> *mut u8 { &raw mut WRITTEN }\n\
+             #[used] #[unsafe(link_section = \".elf_header\")]\n\
+             static USED: extern \"C\" fn() -> *mut u8 = f;",
             "pause has a static that is written to",
         ),
     ] {
@@ -177,7 +182,8 @@ fn cannot_be_linked_with_what_it_must_not_have() {
         assert_eq!(source.matches(story).count(), 1);
         fs::write(&main, source.replace(story, &format!("{code}\n{story}"))).unwrap();
         let error = build(folder.path(), "dev", "").expect_err(name);
-        assert!(error.contains(message), "{name}: {error}");
+        let is_said = message.split('|').any(|message| error.contains(message));
+        assert!(is_said, "{name}: {error}");
     }
 }
 
