@@ -45,11 +45,10 @@ fn copy_of_sources() -> TempDir {
     copy_folder(&root.join("src"), &folder.path().join("src"));
     // It has no dependencies, and so needs no registry.
     let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
-    let tables = manifest.split("\n[").filter(|table| {
-        ["[package]", "[bin]", "profile."].iter().any(|name| table.starts_with(name))
-    });
-    let manifest = tables.collect::<Vec<_>>().join("\n[") + "\n[workspace]\n";
-    fs::write(folder.path().join("Cargo.toml"), manifest).unwrap();
+    let mut manifest: toml::Table = toml::from_str(&manifest).unwrap();
+    manifest.retain(|table, _| ["package", "lib", "bin", "profile"].contains(&table));
+    manifest.insert("workspace".to_owned(), toml::Table::new().into());
+    fs::write(folder.path().join("Cargo.toml"), manifest.to_string()).unwrap();
     folder
 }
 
