@@ -2,32 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use cargo_metadata::MetadataCommand;
 
 use crate::report::skip;
 use crate::root;
 
-/// Cargo, which needs no network here.
-fn cargo(arguments: &[&str]) -> Option<Output> {
+/// What cargo says, without a network; or why it cannot, which is not what is tested here.
+fn cargo(arguments: &[&str]) -> Result<String, String> {
+    let target = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO"));
-    command.current_dir(root()).args(arguments).arg("--offline");
-    command.output().ok()
-}
-
-/// The paths of the files in a package, or why they are not known.
-fn files(package: &str) -> Result<BTreeSet<String>, String> {
-    // What is not committed yet will be published, too.
-    let Some(output) = cargo(&["package", "--list", "--allow-dirty", "--package", package]) else {
-        return Err(format!("this user cannot run {}", env!("CARGO")));
-    };
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    if !output.status.success() {
-        return Err(text(output.stderr));
+    command.current_dir(root()).env("CARGO_TARGET_DIR", target.path());
+    let output = command.args(arguments).arg("--offline").output();
+    let output = output.map_err(|error| format!("this user cannot run {command:?}: {error}"))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if errors.contains("--offline") {
+        return Err(format!("run `cargo fetch --locked`: {errors}"));
     }
-    Ok(text(output.stdout).lines().map(str::to_owned).collect())
+    assert!(output.status.success(), "{command:?}: {errors}");
+    Ok(String::from_utf8(output.stdout).unwrap())
 }
 
 /// The paths in the repository of all files in a folder, with this in front.
@@ -53,10 +47,12 @@ fn common() -> BTreeSet<String> {
 
 /// Asserts that the package has these files and no other, but for what cargo adds from git.
 fn assert_has(package: &str, expected: BTreeSet<String>) {
-    let mut found = match files(package) {
-        Ok(found) => found,
+    // What is not committed yet will be published, too.
+    let list = match cargo(&["package", "--list", "--allow-dirty", "--package", package]) {
+        Ok(list) => list,
         Err(error) => skip!("packages", "{package}: {error}"),
     };
+    let mut found: BTreeSet<_> = list.lines().map(str::to_owned).collect();
     found.remove(".cargo_vcs_info.json");
     let missing: Vec<_> = expected.difference(&found).collect();
     let needless: Vec<_> = found.difference(&expected).collect();
@@ -120,17 +116,16 @@ fn are_two_of_the_same_version() {
 fn install_pause() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().to_str().unwrap();
-    // The profile of development is built already, and gives the same bytes.
+    // The profile of development is quicker, and gives the same bytes.
     let arguments = ["install", "--quiet", "--debug", "--locked", "--path", ".", "--root", root];
-    let Some(output) = cargo(&arguments) else {
-        skip!("packages", "this user cannot run {}", env!("CARGO"));
-    };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    if let Err(error) = cargo(&arguments) {
+        skip!("packages", "{error}");
+    }
     let bin = folder.path().join("bin");
     let names = fs::read_dir(&bin).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(names.collect::<Vec<_>>(), ["pause"]);
     assert!(fs::read(bin.join("pause")).unwrap() == podpause::ELF);
-    let answer = Command::new(Path::new(&bin).join("pause")).arg("--version").output().unwrap();
+    let answer = Command::new(bin.join("pause")).arg("--version").output().unwrap();
     let version = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!((answer.status.code(), answer.stdout), (Some(0), version.into()));
 }
