@@ -105,13 +105,12 @@ pub fn copy_of_sources() -> TempDir {
     copy_folder(&root.join("src"), &folder.path().join("src"));
     // It has no dependencies, and so needs no registry.
     let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
-    let tables = manifest.split("\n[").filter(|table| {
-        ["[package]", "[bin]", "profile.", "features]"].iter().any(|name| table.starts_with(name))
-    });
-    let manifest = tables.collect::<Vec<_>>().join("\n[") + "\n[workspace]\n";
-    let lines = manifest.lines().filter(|line| !line.contains("std"));
-    let manifest = lines.collect::<Vec<_>>().join("\n");
-    fs::write(folder.path().join("Cargo.toml"), manifest).unwrap();
+    let mut manifest: toml::Table = toml::from_str(&manifest).unwrap();
+    manifest.retain(|table, _| ["package", "lib", "bin", "features", "profile"].contains(&table));
+    let features = manifest["features"].as_table_mut().unwrap();
+    features.retain(|feature, _| feature.starts_with("linux-"));
+    manifest.insert("workspace".to_owned(), toml::Table::new().into());
+    fs::write(folder.path().join("Cargo.toml"), manifest.to_string()).unwrap();
     folder
 }
 

@@ -1,0 +1,16 @@
+//! What the repository promises of itself: what it depends on, and what of it is published.
+
+#[allow(dead_code, reason = "build.rs and the image tool use the rest")]
+#[path = "../../compile.rs"]
+mod compile;
+mod dependencies;
+mod packages;
+#[path = "../common/report.rs"]
+mod report;
+
+use std::path::Path;
+
+/// The folder of the repository.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

@@ -1,0 +1,131 @@
+//! What is published: the files in each package, and that what is installed from one works.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use cargo_metadata::MetadataCommand;
+
+use crate::report::skip;
+use crate::root;
+
+/// What cargo says, without a network; or why it cannot, which is not what is tested here.
+fn cargo(arguments: &[&str]) -> Result<String, String> {
+    let target = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(root()).env("CARGO_TARGET_DIR", target.path());
+    let output = command.args(arguments).arg("--offline").output();
+    let output = output.map_err(|error| format!("this user cannot run {command:?}: {error}"))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    if errors.contains("--offline") {
+        return Err(format!("run `cargo fetch --locked`: {errors}"));
+    }
+    assert!(output.status.success(), "{command:?}: {errors}");
+    Ok(String::from_utf8(output.stdout).unwrap())
+}
+
+/// The paths in the repository of all files in a folder, with this in front.
+fn files_in(folder: &str, prefix: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(root().join(folder)).unwrap() {
+        let path = format!("{folder}/{}", entry.unwrap().file_name().into_string().unwrap());
+        match root().join(&path).is_dir() {
+            true => found.extend(files_in(&path, prefix)),
+            false => drop(found.insert(format!("{prefix}{path}"))),
+        }
+    }
+    found
+}
+
+/// What every package has: the manifest and the lock as they are here and as cargo writes them, and
+/// what is to be read.
+fn common() -> BTreeSet<String> {
+    let files = ["Cargo.lock", "Cargo.toml", "Cargo.toml.orig", "README.md"];
+    let licences = ["LICENSE-APACHE", "LICENSE-MIT"];
+    files.into_iter().chain(licences).map(str::to_owned).collect()
+}
+
+/// Asserts that the package has these files and no other, but for what cargo adds from git.
+fn assert_has(package: &str, expected: BTreeSet<String>) {
+    // What is not committed yet will be published, too.
+    let list = match cargo(&["package", "--list", "--allow-dirty", "--package", package]) {
+        Ok(list) => list,
+        Err(error) => skip!("packages", "{package}: {error}"),
+    };
+    let mut found: BTreeSet<_> = list.lines().map(str::to_owned).collect();
+    found.remove(".cargo_vcs_info.json");
+    let missing: Vec<_> = expected.difference(&found).collect();
+    let needless: Vec<_> = found.difference(&expected).collect();
+    assert!(
+        missing.is_empty() && needless.is_empty(),
+        "missing {missing:?}, needless {needless:?}"
+    );
+}
+
+/// All that builds, tests, measures and describes it, but for the tests of the repository.
+#[test]
+fn podpause_has_what_can_be_used_outside_the_repository() {
+    let mut expected = common();
+    expected.extend(["build.rs", "compile.rs", "carried.ld", "pause.ld"].map(str::to_owned));
+    expected.insert("CHANGELOG.md".to_owned());
+    for folder in ["src", "examples", "docs", "tests", "benches", "ci"] {
+        expected.extend(files_in(folder, ""));
+    }
+    // An own workspace, and what only the repository can be asked.
+    expected.retain(|path| {
+        !["examples/libcontainer/", "tests/repository/"]
+            .iter()
+            .any(|folder| path.starts_with(folder))
+    });
+    assert_has("podpause", expected);
+}
+
+/// The source of the program, to which there are links here, and no tests: they look at the
+/// repository.
+#[test]
+fn podpause_image_has_the_source_of_the_program() {
+    let mut expected = common();
+    expected.extend(files_in("src", "program/"));
+    expected.extend(["program/compile.rs", "program/pause.ld"].map(str::to_owned));
+    let own = files_in("image/src", "").into_iter();
+    expected.extend(own.map(|path| path.strip_prefix("image/").unwrap().to_owned()));
+    assert_has("podpause-image", expected);
+}
+
+#[test]
+fn are_two_of_the_same_version() {
+    let mut command = MetadataCommand::new();
+    command.cargo_path(env!("CARGO")).manifest_path(root().join("Cargo.toml")).no_deps();
+    let metadata = match command.other_options(["--offline".to_owned()]).exec() {
+        Ok(metadata) => metadata,
+        Err(error) => skip!("packages", "{error}"),
+    };
+    let published = metadata.packages.iter().filter(|package| package.publish != Some(Vec::new()));
+    let words = published.map(|package| {
+        let rust = package.rust_version.as_ref().unwrap();
+        format!("{} {} for Rust {}.{}", package.name, package.version, rust.major, rust.minor)
+    });
+    let (version, rust) = (env!("CARGO_PKG_VERSION"), env!("CARGO_PKG_RUST_VERSION"));
+    let expected =
+        ["podpause", "podpause-image"].map(|name| format!("{name} {version} for Rust {rust}"));
+    assert_eq!(words.collect::<BTreeSet<_>>(), expected.into());
+}
+
+/// `cargo install` gives one program, which is the library's and works.
+#[test]
+fn install_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_str().unwrap();
+    // The profile of development is quicker, and gives the same bytes.
+    let arguments = ["install", "--quiet", "--debug", "--locked", "--path", ".", "--root", root];
+    if let Err(error) = cargo(&arguments) {
+        skip!("packages", "{error}");
+    }
+    let bin = folder.path().join("bin");
+    let names = fs::read_dir(&bin).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["pause"]);
+    assert!(fs::read(bin.join("pause")).unwrap() == podpause::ELF);
+    let answer = Command::new(bin.join("pause")).arg("--version").output().unwrap();
+    let version = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!((answer.status.code(), answer.stdout), (Some(0), version.into()));
+}
