@@ -1,9 +1,10 @@
-//! What the repository promises of itself: what it depends on, and what of it is published.
+//! What the repository promises of itself: what it depends on, what is published, its manual page.
 
 #[allow(dead_code, reason = "build.rs and the image tool use the rest")]
 #[path = "../../compile.rs"]
 mod compile;
 mod dependencies;
+mod manual;
 mod packages;
 #[path = "../common/report.rs"]
 mod report;

@@ -1,0 +1,42 @@
+//! The manual page, `docs/pause.1`.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::report::skip;
+use crate::root;
+
+/// What groff(1) says of a page, or nothing where there is no groff.
+fn warnings(page: &Path) -> Option<String> {
+    let arguments = ["-man", "-Tutf8", "-ww", "-z"];
+    let output = Command::new("groff").args(arguments).arg(page).output().ok()?;
+    Some(String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn is_rendered_without_a_warning() {
+    let page = root().join("docs/pause.1");
+    let Some(said) = warnings(&page) else { skip!("groff", "there is no groff") };
+    assert_eq!(said, "");
+    // It would be said.
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = folder.path().join("pause.1");
+    fs::write(&wrong, fs::read_to_string(page).unwrap() + ".NOTHING\n").unwrap();
+    assert!(warnings(&wrong).unwrap().contains("NOTHING"));
+}
+
+#[test]
+fn says_what_the_readme_says() {
+    let page = fs::read_to_string(root().join("docs/pause.1")).unwrap();
+    let head = page.lines().next().unwrap();
+    assert!(head.contains(concat!("\"pause ", env!("CARGO_PKG_VERSION"), "\"")), "{head}");
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, statuses) = readme.split_once("| exit status | |\n").unwrap();
+    let rows = statuses.lines().skip(1).take_while(|line| line.starts_with('|'));
+    let statuses: Vec<_> = rows.map(|row| row.split('|').nth(1).unwrap().trim()).collect();
+    assert_eq!(statuses, ["0", "1", "2", "3", "SIGILL"]);
+    for status in statuses {
+        assert!(page.contains(&format!("\n.B {status}\n")), "docs/pause.1: {status}");
+    }
+}
