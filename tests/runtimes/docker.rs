@@ -1,11 +1,10 @@
 //! docker: pause as a container that others join.
 
-use std::path::Path;
-
 use serde_json::Value;
 
 use crate::harness::{Cage, Job, TERMINATED, until};
 use crate::image::{self, BUSYBOX, PAUSE};
+use crate::seccomp;
 
 /// dockerd in a cage, with the containerd that it starts itself.
 struct Docker {
@@ -116,9 +115,9 @@ fn runs_it_in_other_ways() {
         assert_eq!(docker.run(&run), version);
     }
     // Under our profile, as PID 1 and not.
-    let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/seccomp.json");
-    let seccomp = format!("seccomp={}", profile.display());
-    let run = ["run", "--detach", "--security-opt", &seccomp, "--name"];
+    docker.cage.write("/run/seccomp.json", seccomp::shipped().to_string());
+    let seccomp = "seccomp=/run/seccomp.json";
+    let run = ["run", "--detach", "--security-opt", seccomp, "--name"];
     docker.run(&[&run[..], &["filtered", PAUSE]].concat());
     docker.stop("filtered", TERMINATED);
     docker.run(&[&run[..], &["host", "--pid", "host", PAUSE]].concat());
@@ -128,6 +127,6 @@ fn runs_it_in_other_ways() {
     docker.run(&run.concat());
     docker.stop("none", TERMINATED);
     // The profile is in force: nothing else starts under it.
-    let shell = ["run", "--rm", "--security-opt", &seccomp, BUSYBOX, "ls"];
+    let shell = ["run", "--rm", "--security-opt", seccomp, BUSYBOX, "ls"];
     assert!(!docker.cage.output(&[&DOCKER[..], &shell].concat()).status.success());
 }
