@@ -1,5 +1,7 @@
 //! podman: pods with our infra image, with our program as podman's own pause, and from YAML.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use crate::docs::snippet;
@@ -76,9 +78,9 @@ impl Podman {
         answer[0].clone()
     }
 
-    /// What podman knows of the infra container of the pod.
-    fn infra(&self) -> Value {
-        let pod: Value = serde_json::from_str(&self.run(&["pod", "inspect", "pod"])).unwrap();
+    /// What podman knows of the infra container of a pod.
+    fn infra(&self, pod: &str) -> Value {
+        let pod: Value = serde_json::from_str(&self.run(&["pod", "inspect", pod])).unwrap();
         // From podman 5 on, it is a list.
         let pod = pod.get(0).unwrap_or(&pod);
         self.inspect(pod["InfraContainerID"].as_str().unwrap())
@@ -86,12 +88,17 @@ impl Podman {
 
     /// The infra container's process, by its number in the cage.
     fn infra_pid(&self) -> i32 {
-        self.infra()["State"]["Pid"].as_i64().unwrap() as i32
+        self.infra("pod")["State"]["Pid"].as_i64().unwrap() as i32
+    }
+
+    /// The network namespace that a process of the cage is in.
+    fn network(&self, pid: i32) -> PathBuf {
+        std::fs::read_link(self.cage.path(&format!("/proc/{pid}/ns/net"))).unwrap()
     }
 
     /// Stops the pod, whose infra container ends by SIGTERM, without SIGKILL after the grace period.
     fn stop(&self, messages: &str) {
-        let infra = self.infra()["Id"].as_str().unwrap().to_string();
+        let infra = self.infra("pod")["Id"].as_str().unwrap().to_string();
         self.run(&["stop", "--time", "0", "one", "two"]);
         self.run(&["pod", "stop", "--time", "50", "pod"]);
         assert_eq!(self.inspect(&infra)["State"]["ExitCode"], 0);
@@ -171,8 +178,7 @@ fn has_pods_with_namespaces_of_the_host() {
     assert!(line.is_some_and(|line| line.trim().ends_with("/pause")), "{ps}");
     podman.stop(&["pause: not PID #1\n", TERMINATED].concat());
     podman.pod(&["--infra-image", PAUSE, "--network", "host"]);
-    let link = |pid| std::fs::read_link(podman.cage.path(&format!("/proc/{pid}/ns/net"))).unwrap();
-    assert_eq!(link(podman.infra_pid()), link(1));
+    assert_eq!(podman.network(podman.infra_pid()), podman.network(1));
     podman.stop(TERMINATED);
 }
 
@@ -209,7 +215,7 @@ fn answers_as_an_ordinary_container() {
     }
 }
 
-/// A pod as people write it, with most of what podman knows of a pod.
+/// Pods as people write them, with most of what podman knows of a pod.
 #[test]
 fn plays_pods_from_yaml() {
     let Some(podman) = Podman::new() else { return };
@@ -222,17 +228,40 @@ fn plays_pods_from_yaml() {
     assert!(ps.lines().any(|line| line.trim() == "1 /pause"), "{ps}");
     assert!(podman.exec("pod-one", "cat /etc/hosts").contains("192.0.2.7\tneighbour"));
     assert_eq!(podman.exec("pod-one", "cat /config/greeting"), "hello");
+    // podman 4 leaves the value as it is in the YAML.
+    let word = podman.exec("pod-one", "cat /password/word");
+    assert!(["hidden", "aGlkZGVu"].contains(&word.as_str()), "{word}");
+    assert_eq!(podman.inspect("pod-one")["HostConfig"]["Memory"], 64 << 20);
     assert_eq!(podman.exec("pod-one", "hostname"), "pod\n");
     assert_eq!(podman.exec("pod-two", "id -u"), "1234\n");
     // A volume of both.
     podman.exec("pod-one", "echo shared >/shared/file");
     assert_eq!(podman.exec("pod-two", "cat /shared/file"), "shared\n");
     // One that ends is started again; the pod stays.
-    let pid = podman.inspect("pod-one")["State"]["Pid"].to_string();
-    podman.cage.run(&["kill", "-KILL", &pid]);
-    let count = || podman.inspect("pod-one")["RestartCount"].as_u64();
-    until("the container was restarted", || count() > Some(0));
+    let kill = |name| {
+        let pid = podman.inspect(name)["State"]["Pid"].to_string();
+        podman.cage.run(&["kill", "-KILL", &pid]);
+    };
+    let count = |name| podman.inspect(name)["RestartCount"].as_u64().unwrap();
+    kill("pod-one");
+    until("the container was restarted", || count("pod-one") > 0);
     assert_eq!(podman.infra_pid(), infra);
+    // Others are told not to, or not any more.
+    let host = podman.infra("host")["State"]["Pid"].as_i64().unwrap() as i32;
+    podman.cage.wait_for_pause(host);
+    assert_eq!(podman.network(host), podman.network(1));
+    assert_ne!(podman.network(infra), podman.network(1));
+    kill("host-one");
+    until("the container has ended", || podman.inspect("host-one")["State"]["ExitCode"] == 137);
+    until("the job is done", || podman.inspect("job-one")["State"]["Status"] == "exited");
+    assert_eq!((count("host-one"), count("job-one")), (0, 1));
+    assert_eq!(podman.inspect("job-one")["State"]["ExitCode"], 0);
+    // podman ends a pod after its last container.
+    for pod in ["host", "job"] {
+        let state = || podman.infra(pod)["State"].clone();
+        until("pause has ended", || state()["Status"] == "exited");
+        assert_eq!(state()["ExitCode"], 0);
+    }
     podman.run(&["kube", "down", "/run/pod.yaml"]);
     assert!(podman.run(&["pod", "ls", "--noheading"]).is_empty());
     assert!(podman.cage.proc(&format!("{infra}/status")).is_empty());
