@@ -18,7 +18,7 @@ all="trixie forky"
 # The runtimes; what containers execute; and what the tests call themselves.
 packages="
 containerd crun docker-cli docker.io podman runc
-aardvark-dns containernetworking-plugins fuse-overlayfs iptables netavark nftables passt uidmap
+aardvark-dns containernetworking-plugins iptables netavark nftables slirp4netns uidmap
 busybox-static catatonit
 base-files base-passwd coreutils dash mount procps tar util-linux
 "

@@ -28,23 +28,72 @@ events_logger = "file"
 runtime = "runc"
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+[network]
+default_rootless_network_cmd = "slirp4netns"
 "#;
+
+/// What comes before the command where podman is an ordinary user's.
+const AS_USER: [&str; 8] = [
+    "setpriv",
+    "--reuid=1000",
+    "--regid=1000",
+    "--clear-groups",
+    "env",
+    "USER=user",
+    "HOME=/run/home",
+    "XDG_RUNTIME_DIR=/run/home/run",
+];
+
+/// Makes a user in the cage, for whom there are users to map, and who can make network devices.
+const MAKE_USER: &str = "
+    cp -a /etc /run/etc
+    mount --bind /run/etc /etc
+    echo user:x:1000:1000::/run/home:/bin/sh >>/etc/passwd
+    echo user:x:1000: >>/etc/group
+    echo user:100000:65536 | tee /etc/subuid >/etc/subgid
+    mkdir -p /run/home/run
+    chown -R 1000:1000 /run/home
+    mknod -m 666 /run/tun c 10 200
+    mount --bind /run/tun /dev/net/tun
+";
 
 /// podman in a cage.
 struct Podman {
+    /// The command, and what comes before it.
+    command: Vec<&'static str>,
     cage: Cage,
 }
 
 impl Podman {
     fn new() -> Option<Self> {
         let programs = ["podman", "conmon", "runc", "busybox", "catatonit", "iptables", "tar"];
-        let podman = Self { cage: Cage::new("podman", &programs)? };
+        Some(Self { command: PODMAN.into(), cage: Cage::new("podman", &programs)? }.loaded())
+    }
+
+    /// podman of an ordinary user, who has neither a bridge nor, with the first version, cgroups.
+    fn rootless() -> Option<Self> {
+        let programs = ["podman", "conmon", "runc", "busybox", "catatonit", "tar"];
+        let others = ["newuidmap", "slirp4netns"];
+        let cage = Cage::new("podman", &[&programs[..], &others].concat())?;
+        cage.run(&["sh", "-ec", MAKE_USER]);
+        Some(Self { command: [&AS_USER[..], &PODMAN].concat(), cage }.loaded())
+    }
+
+    fn is_rootless(&self) -> bool {
+        self.command[0] == AS_USER[0]
+    }
+
+    /// With the images that the tests use.
+    fn loaded(self) -> Self {
+        let podman = self;
         podman.configure("");
+        // For programs of a test's own: podman of an ordinary user sees no mount that comes later.
+        podman.cage.run(&["mount", "-t", "tmpfs", "local", "/usr/local/lib"]);
         let busybox = image::busybox(&podman.cage);
         podman.run(&["load", "--quiet", "--input", &busybox]);
         let pause = image::pause(&podman.cage);
         podman.run(&["load", "--quiet", "--input", &pause]);
-        Some(podman)
+        podman
     }
 
     /// Sets this under `[engine]`.
@@ -54,18 +103,28 @@ impl Podman {
     }
 
     fn run(&self, words: &[&str]) -> String {
-        self.cage.run(&[&PODMAN[..], words].concat())
+        self.cage.run(&[&self.command, words].concat())
     }
 
     /// Creates and starts a pod of two containers, `one` and `two`, which sleep.
     fn pod(&self, options: &[&str]) {
+        self.create(options);
+        self.sleepers(&[]);
+    }
+
+    fn create(&self, options: &[&str]) {
         let parent = format!("/{}", self.cage.cgroup);
-        let create = ["pod", "create", "--name", "pod", "--cgroup-parent", &parent];
-        self.run(&[&create, options].concat());
+        let place: &[&str] = match self.is_rootless() {
+            true => &[],
+            false => &["--cgroup-parent", &parent],
+        };
+        self.run(&[&["pod", "create", "--name", "pod"], place, options].concat());
+    }
+
+    fn sleepers(&self, options: &[&str]) {
         for name in ["one", "two"] {
-            self.run(&[
-                "run", "--detach", "--pod", "pod", "--name", name, BUSYBOX, "sleep", "1000",
-            ]);
+            let run = ["run", "--detach", "--pod", "pod", "--name", name];
+            self.run(&[&run, options, &[BUSYBOX, "sleep", "1000"]].concat());
         }
     }
 
@@ -102,7 +161,7 @@ impl Podman {
         self.run(&["stop", "--time", "0", "one", "two"]);
         self.run(&["pod", "stop", "--time", "50", "pod"]);
         assert_eq!(self.inspect(&infra)["State"]["ExitCode"], 0);
-        let logs = self.cage.output(&[&PODMAN[..], &["logs", &infra]].concat());
+        let logs = self.cage.output(&[&self.command[..], &["logs", &infra]].concat());
         assert_eq!(String::from_utf8_lossy(&logs.stderr), messages);
         self.run(&["pod", "rm", "--force", "pod"]);
     }
@@ -128,9 +187,9 @@ impl Podman {
         self.exec("two", "for i in 1 2 3 4 5 6 7 8 9; do (true &); done");
         until("the orphans were reaped", || self.cage.children(infra).is_empty());
         // The pod outlives its containers, and so does its address.
-        let address = "ip -o -4 address show dev eth0";
+        let address = "ip -o -4 address show";
         let before = self.exec("one", address);
-        assert!(before.contains("inet "), "{before}");
+        assert_eq!(before.matches("inet ").count(), 2, "{before}");
         self.run(&["restart", "--time", "0", "one", "two"]);
         assert_eq!(self.exec("one", address), before);
         assert_eq!(self.exec("two", address), before);
@@ -140,9 +199,35 @@ impl Podman {
 
 const SHARE: [&str; 2] = ["--share", "net,ipc,uts,pid"];
 
-#[test]
-fn has_pods_with_our_infra_image() {
-    let Some(podman) = Podman::new() else { return };
+macro_rules! test_each_user {
+    ($($name:ident)*) => {
+        mod root {
+            $(#[test]
+            fn $name() {
+                if let Some(podman) = super::Podman::new() {
+                    super::$name(&podman)
+                }
+            })*
+        }
+        mod rootless {
+            $(#[test]
+            fn $name() {
+                if let Some(podman) = super::Podman::rootless() {
+                    super::$name(&podman)
+                }
+            })*
+        }
+    };
+}
+
+test_each_user! {
+    has_pods_with_our_infra_image
+    has_pods_under_our_profile
+    has_pods_with_our_program_as_its_own
+    answers_as_an_ordinary_container
+}
+
+fn has_pods_with_our_infra_image(podman: &Podman) {
     podman.pod(&[&SHARE[..], &["--infra-image", PAUSE]].concat());
     podman.is_a_pod("/pause");
     podman.wait_for_pause();
@@ -158,13 +243,29 @@ fn has_pods_with_our_infra_image() {
     assert!(podman.exec("one", "ps -o args").contains("sleep 1000"));
     podman.wait_for_pause();
     podman.stop(TERMINATED);
-    // With another command, under our profile.
+    // With another command.
     podman.pod(&["--infra-command", "/pause -P"]);
     podman.wait_for_pause();
     podman.stop(TERMINATED);
+}
+
+/// The profile is for pause alone: the containers of the pod have their own.
+fn has_pods_under_our_profile(podman: &Podman) {
     podman.cage.write("/run/seccomp.json", seccomp::shipped().to_string());
-    let run = ["run", "--rm", "--security-opt", "seccomp=/run/seccomp.json", PAUSE, "-v"];
-    assert_eq!(podman.run(&run), format!("pause {}\n", env!("CARGO_PKG_VERSION")));
+    let profile = ["--security-opt", "seccomp=/run/seccomp.json"];
+    podman.create(&[&SHARE[..], &profile, &["--infra-image", PAUSE]].concat());
+    podman.sleepers(&["--security-opt", "seccomp=unconfined"]);
+    podman.is_a_pod("/pause");
+    podman.wait_for_pause();
+    let status = podman.cage.proc(&format!("{}/status", podman.infra_pid()));
+    assert_eq!(crate::oci::field(&status, "Seccomp"), "2");
+    podman.stop(TERMINATED);
+    let run = [&["run", "--rm"], &profile[..]].concat();
+    let version = format!("pause {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(podman.run(&[&run[..], &[PAUSE, "-v"]].concat()), version);
+    // It is in force: nothing else starts under it.
+    let shell = [&podman.command[..], &run, &[BUSYBOX, "ls"]].concat();
+    assert!(!podman.cage.output(&shell).status.success());
 }
 
 #[test]
@@ -183,9 +284,7 @@ fn has_pods_with_namespaces_of_the_host() {
 }
 
 /// podman makes its own infra image of a program that it finds as `catatonit`.
-#[test]
-fn has_pods_with_our_program_as_its_own() {
-    let Some(podman) = Podman::new() else { return };
+fn has_pods_with_our_program_as_its_own(podman: &Podman) {
     // First with catatonit itself, which shows that it is the pod that works, and not the test.
     podman.pod(&SHARE);
     podman.is_a_pod("/catatonit -P");
@@ -195,7 +294,6 @@ fn has_pods_with_our_program_as_its_own() {
     podman.run(&["load", "--quiet", "--input", busybox]);
     let conf = snippet("podman.md", "toml", "helper_binaries_dir");
     let folder = conf.split('"').nth(1).unwrap();
-    podman.cage.run(&["mount", "-t", "tmpfs", "local", "/usr/local/lib"]);
     podman.cage.write(&format!("{folder}/catatonit"), podpause::ELF);
     podman.configure(&conf);
     podman.pod(&SHARE);
@@ -205,9 +303,7 @@ fn has_pods_with_our_program_as_its_own() {
     podman.stop(TERMINATED);
 }
 
-#[test]
-fn answers_as_an_ordinary_container() {
-    let Some(podman) = Podman::new() else { return };
+fn answers_as_an_ordinary_container(podman: &Podman) {
     let version = format!("pause {}\n", env!("CARGO_PKG_VERSION"));
     for options in [&[][..], &["--user", "999"], &["--read-only", "--cap-drop", "all"]] {
         let run = [&["run", "--rm"], options, &[PAUSE, "-v"]].concat();
