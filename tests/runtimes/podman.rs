@@ -108,23 +108,16 @@ impl Podman {
 
     /// Creates and starts a pod of two containers, `one` and `two`, which sleep.
     fn pod(&self, options: &[&str]) {
-        self.create(options);
-        self.sleepers(&[]);
-    }
-
-    fn create(&self, options: &[&str]) {
         let parent = format!("/{}", self.cage.cgroup);
         let place: &[&str] = match self.is_rootless() {
             true => &[],
             false => &["--cgroup-parent", &parent],
         };
         self.run(&[&["pod", "create", "--name", "pod"], place, options].concat());
-    }
-
-    fn sleepers(&self, options: &[&str]) {
         for name in ["one", "two"] {
-            let run = ["run", "--detach", "--pod", "pod", "--name", name];
-            self.run(&[&run, options, &[BUSYBOX, "sleep", "1000"]].concat());
+            self.run(&[
+                "run", "--detach", "--pod", "pod", "--name", name, BUSYBOX, "sleep", "1000",
+            ]);
         }
     }
 
@@ -249,12 +242,11 @@ fn has_pods_with_our_infra_image(podman: &Podman) {
     podman.stop(TERMINATED);
 }
 
-/// The profile is for pause alone: the containers of the pod have their own.
+/// The profile of a pod is for its infra container alone.
 fn has_pods_under_our_profile(podman: &Podman) {
     podman.cage.write("/run/seccomp.json", seccomp::shipped().to_string());
     let profile = ["--security-opt", "seccomp=/run/seccomp.json"];
-    podman.create(&[&SHARE[..], &profile, &["--infra-image", PAUSE]].concat());
-    podman.sleepers(&["--security-opt", "seccomp=unconfined"]);
+    podman.pod(&[&SHARE[..], &profile, &["--infra-image", PAUSE]].concat());
     podman.is_a_pod("/pause");
     podman.wait_for_pause();
     let status = podman.cage.proc(&format!("{}/status", podman.infra_pid()));
