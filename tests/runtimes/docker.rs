@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::docs::snippet;
 use crate::harness::{Cage, Job, TERMINATED, until};
 use crate::image::{self, BUSYBOX, PAUSE};
 use crate::seccomp;
@@ -66,17 +67,18 @@ impl Docker {
 
     /// A pod around this image, whose process is the first in it, and says this when it ends.
     fn has_a_pod(&self, image: &str, first: &str, messages: &str) {
-        self.run(&["run", "--detach", "--name", "pod", "--ipc", "shareable", image]);
+        // As the page says.
+        let page = snippet("docker.md", "sh", "shareable").replace(PAUSE, image);
+        let commands = page.lines().map(|line| line.strip_prefix("docker ").unwrap().split(' '));
+        let commands: Vec<Vec<_>> = commands.map(Iterator::collect).collect();
+        self.run(&commands[0]);
         let pause = self.pid("pod");
         if image == PAUSE {
             self.cage.wait_for_pause(pause);
         }
         for name in ["one", "two"] {
-            let join =
-                ["--network", "container:pod", "--ipc", "container:pod", "--pid", "container:pod"];
-            let run =
-                [&["run", "--detach", "--name", name], &join[..], &[BUSYBOX, "sleep", "1000"]];
-            self.run(&run.concat());
+            let (_, join) = commands[1].split_last().unwrap();
+            self.run(&[join, &["--name", name, BUSYBOX, "sleep", "1000"]].concat());
         }
         let ps = self.exec("one", "ps -o pid,user,args");
         let rows: Vec<_> =
