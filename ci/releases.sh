@@ -3,11 +3,11 @@
 #
 #     ci/releases.sh DIR [RELEASE...]
 #
-# leaves DIR/RELEASE, the root of a small system, which the tests look at with
+# leaves DIR/RELEASE, the root of a small system, in which the tests run with
 #
-#     PODPAUSE_ROOT=DIR/RELEASE cargo test --test runtimes
+#     PODPAUSE_ROOT=$PWD/DIR/RELEASE cargo test --test runtimes
 #
-# A RELEASE is a name of one of Debian's; without one, all of the table below are fetched. What is there
+# A RELEASE is a name of one of Debian's; without one, all that are named below are fetched. What is there
 # already is left as it is. See apt.sh for how they are fetched.
 set -euo pipefail
 . "$(dirname "$0")/apt.sh"
