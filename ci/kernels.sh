@@ -8,14 +8,13 @@
 # one, all of the table below are fetched. What is there already is left as it is, and if all is
 # there, nothing is asked of the network.
 #
-# Nothing is installed, and the system's own apt state stays as it is: apt runs with a state below
-# DIR, and looks where the system's sources look. The packages' signatures are checked against
-# Debian's keys. An ordinary user can run this.
+# Nothing is installed, and any user can run this: see apt.sh.
 #
 # The second form prints the packages that the tests need, which are these and no other:
 #
 #     apt-get install --no-install-recommends $(ci/kernels.sh --packages)
 set -euo pipefail
+. "$(dirname "$0")/apt.sh"
 
 packages="qemu-system-arm qemu-system-misc qemu-system-ppc qemu-system-x86 opensbi"
 
@@ -32,7 +31,6 @@ ppc64el  bookworm  linux-image-powerpc64le
 s390x    bookworm  linux-image-s390x
 riscv64  trixie    linux-image-riscv64
 "
-keys=/usr/share/keyrings/debian-archive-keyring.gpg
 
 usage() {
     sed -n '2,/^set /{/^#/{s/^# \{0,1\}//;p}}' "$0"
@@ -55,47 +53,14 @@ for arch in ${*:-$all}; do
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
-# Where this system has its release from, all releases are.
-archive=$(
-    . /etc/os-release
-    apt-get indextargets --format '$(CREATED_BY) $(CODENAME) $(REPO_URI)' |
-        awk -v codename="$VERSION_CODENAME" '$1 == "Packages" && $2 == codename { print $3; exit }'
-)
-[ -n "$archive" ] || { echo "$0: apt's sources do not have this system's release" >&2; exit 1; }
-
 state=$dir/apt
-rm -rf "$state"
-mkdir -p "$state"/{lists/partial,cache/archives/partial,downloads}
-trap 'rm -rf "$state"' EXIT
-: >"$state/status"
-# A line for each release: the packages for all architectures would be listed twice otherwise.
-for suite in $(awk 'NF { print $2 }' <<<"$table" | sort -u); do
-    archs=$(awk -v suite="$suite" -v missing=" ${missing[*]} " \
-        '$2 == suite && index(missing, " " $1 " ") { printf "%s%s", comma, $1; comma = "," }' \
-        <<<"$table")
-    [ -z "$archs" ] || echo "deb [arch=$archs signed-by=$keys] $archive $suite main"
-done >"$state/sources.list"
-
-# The system's own hooks must not run for a state that is not the system's. What it says of how to
-# download (a proxy, say) counts.
-apt-config dump Acquire >"$state/apt.conf"
-cat >>"$state/apt.conf" <<END
-Acquire::Languages "none";
-Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
-Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
-APT::Architectures { "$(dpkg --print-architecture)"; $(printf '"%s"; ' "${missing[@]}") };
-APT::Sandbox::User "";
-Dir::Cache "$state/cache";
-Dir::Etc::main "/dev/null";
-Dir::Etc::parts "/dev/null";
-Dir::Etc::sourcelist "$state/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::State "$state";
-Dir::State::lists "$state/lists";
-Dir::State::status "$state/status";
-END
-export APT_CONFIG=$state/apt.conf
-apt-get -qq update
+sources=()
+for release in $(awk 'NF { print $2 }' <<<"$table" | sort -u); do
+    archs=$(awk -v release="$release" -v missing=" ${missing[*]} " \
+        '$2 == release && index(missing, " " $1 " ") { printf " %s", $1 }' <<<"$table")
+    [ -z "$archs" ] || sources+=("$release$archs")
+done
+private_apt "$state" "${sources[@]}"
 
 for arch in "${missing[@]}"; do
     image=$(awk -v arch="$arch" '$1 == arch { print $3 }' <<<"$table")

@@ -13,11 +13,12 @@ mod image;
 #[expect(unused, reason = "`runtimes` uses the rest")]
 mod report;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
 use hyper_util::rt::TokioIo;
+use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::security_profile::ProfileType;
 use k8s_cri::v1::*;
@@ -28,12 +29,17 @@ use docs::snippet;
 use harness::{Cage, Job, until};
 use image::{BUSYBOX, PAUSE};
 
-/// What containerd needs in a cage, in the table of the CRI.
-const IN_A_CAGE: &str = r#"
+/// What containerd 1.x needs in a cage, in the table that the page's snippet has opened.
+const IN_A_CAGE_1: &str = r#"
 restrict_oom_score_adj = true
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/usr/lib/cni"
-conf_dir = "/run/cni"
+cni = { bin_dir = "/usr/lib/cni", conf_dir = "/run/cni" }
+"#;
+
+/// The same for containerd 2.x.
+const IN_A_CAGE_2: &str = r#"
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+cni = { bin_dirs = ["/usr/lib/cni"], conf_dir = "/run/cni" }
 "#;
 
 const NETWORK: &str = r#"{
@@ -51,6 +57,9 @@ const NETWORK: &str = r#"{
 struct Containerd {
     runtime: tokio::runtime::Runtime,
     client: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+    /// What it says of its version.
+    version: String,
     _daemon: Job,
     cage: Cage,
 }
@@ -66,8 +75,13 @@ impl Containerd {
     fn new(sandbox: &str) -> Option<Self> {
         let programs = ["containerd", "ctr", "runc", "busybox", "catatonit", "tar"];
         let cage = Cage::new("containerd", &programs)?;
-        let conf = snippet("containerd.md", "toml", "sandbox_image").replace(PAUSE, sandbox);
-        cage.write("/run/containerd.toml", conf + IN_A_CAGE);
+        let version = cage.run(&["containerd", "--version"]);
+        let (setting, in_a_cage) = match version.contains("/v2 ") {
+            true => ("pinned_images", IN_A_CAGE_2),
+            false => ("sandbox_image", IN_A_CAGE_1),
+        };
+        let conf = snippet("containerd.md", "toml", setting).replace(PAUSE, sandbox);
+        cage.write("/run/containerd.toml", conf + in_a_cage);
         cage.write("/run/cni/pods.conflist", NETWORK);
         let daemon = ["containerd", "--config", "/run/containerd.toml"];
         let mut daemon = cage.start(&daemon, "/run/containerd.log", "/run/containerd.log");
@@ -87,12 +101,17 @@ impl Containerd {
         });
         let endpoint = Endpoint::from_static("http://cri").timeout(harness::DEADLINE);
         let channel = runtime.block_on(endpoint.connect_with_connector(connect)).unwrap();
-        let containerd =
-            Self { runtime, client: RuntimeServiceClient::new(channel), _daemon: daemon, cage };
+        let client = RuntimeServiceClient::new(channel.clone());
+        let images = ImageServiceClient::new(channel);
+        let containerd = Self { runtime, client, images, version, _daemon: daemon, cage };
         let is_ready = || {
             let status =
                 containerd.call(async |client| client.status(StatusRequest::default()).await);
-            status.status.unwrap().conditions.iter().all(|condition| condition.status)
+            let conditions = status.status.unwrap().conditions;
+            // A newer containerd has another, which warns of settings that a later one will not know.
+            let mut ready =
+                conditions.iter().filter(|condition| condition.r#type.ends_with("Ready"));
+            ready.all(|condition| condition.status)
         };
         until("runtime and network are ready", is_ready);
         Some(containerd)
@@ -107,6 +126,14 @@ impl Containerd {
     ) -> T {
         let mut client = self.client.clone();
         self.runtime.block_on(call(&mut client)).unwrap().into_inner()
+    }
+
+    /// The images that the CRI knows, by the names that they have in the tests.
+    fn images(&self) -> BTreeMap<String, Image> {
+        let mut client = self.images.clone();
+        let list = self.runtime.block_on(client.list_images(ListImagesRequest::default()));
+        let images = list.unwrap().into_inner().images.into_iter();
+        images.map(|image| (image.repo_tags[0].clone(), image)).collect()
     }
 
     /// What describes a sandbox to the CRI.
@@ -348,7 +375,8 @@ fn shares_namespaces_as_told() {
 #[test]
 fn answers_as_an_ordinary_container() {
     let Some(containerd) = Containerd::new(PAUSE) else { return };
-    let profile = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/seccomp.json");
+    let profile = "/run/seccomp.json";
+    containerd.cage.write(profile, include_str!("../../docs/seccomp.json"));
     let seccomp = || SecurityProfile {
         profile_type: ProfileType::Localhost as i32,
         localhost_ref: profile.into(),
@@ -374,6 +402,39 @@ fn answers_as_an_ordinary_container() {
     let log = fs::read_to_string(containerd.cage.path("/run/logs/pod/version.log")).unwrap();
     let end = format!(" stdout F pause {}\n", image::version());
     assert!(log.ends_with(&end), "{log}");
+    pod.remove();
+}
+
+/// When the disk is full, the kubelet removes all images that no container has and that are not pinned.
+/// The image of the sandboxes has to stay: where there is no network, nothing brings it back.
+#[test]
+fn keeps_its_image() {
+    let Some(containerd) = Containerd::new(PAUSE) else { return };
+    let can_pin = !containerd.version.contains(" 1.6.");
+    let images = containerd.images();
+    assert_eq!(images[PAUSE].pinned, can_pin, "{}", containerd.version);
+    assert!(!images[BUSYBOX].pinned && !images[image::CATATONIT].pinned);
+    // As it is pinned where another is configured for sandboxes.
+    let pin = snippet("air-gapped.md", "sh", "pinned").replace(PAUSE, BUSYBOX);
+    containerd.cage.run(&["sh", "-ec", &pin]);
+    if can_pin {
+        until("the label has pinned it", || containerd.images()[BUSYBOX].pinned);
+    }
+    let images = containerd.images();
+    for (name, image) in &images {
+        // What an older containerd does not say, the kubelet is told by its option.
+        if image.pinned || !can_pin && name == PAUSE {
+            continue;
+        }
+        let spec = request!(ImageSpec { image: image.id.clone() });
+        let remove = RemoveImageRequest { image: Some(spec) };
+        containerd.runtime.block_on(containerd.images.clone().remove_image(remove)).unwrap();
+    }
+    let left = containerd.images();
+    assert!(!left.contains_key(image::CATATONIT));
+    assert_eq!(left.contains_key(BUSYBOX), can_pin);
+    let pod = containerd.run(&containerd.sandbox("pod", SHARED()));
+    containerd.cage.wait_for_pause(pod.pid());
     pod.remove();
 }
 

@@ -1,11 +1,11 @@
 //! docker: pause as a container that others join.
 
-use std::path::Path;
-
 use serde_json::Value;
 
+use crate::docs::snippet;
 use crate::harness::{Cage, Job, TERMINATED, until};
 use crate::image::{self, BUSYBOX, PAUSE};
+use crate::seccomp;
 
 /// dockerd in a cage, with the containerd that it starts itself.
 struct Docker {
@@ -18,8 +18,9 @@ const SOCKET: &str = "unix:///run/docker.sock";
 
 impl Docker {
     fn new() -> Option<Self> {
-        let programs = ["dockerd", "docker", "containerd", "runc", "busybox", "iptables", "tar"];
-        let cage = Cage::new("docker", &programs)?;
+        let programs = ["dockerd", "docker", "containerd", "runc", "iptables", "tar"];
+        let images = ["busybox", "catatonit"];
+        let cage = Cage::new("docker", &[&programs[..], &images].concat())?;
         let parent = format!("/{}", cage.cgroup);
         let daemon = ["dockerd", "--host", SOCKET, "--cgroup-parent", &parent];
         let daemon = cage.start(&daemon, "/run/dockerd.log", "/run/dockerd.log");
@@ -32,10 +33,10 @@ impl Docker {
             socket.exists()
                 && docker.cage.output(&[&DOCKER[..], &["info"]].concat()).status.success()
         });
-        let busybox = image::busybox(&docker.cage);
-        docker.run(&["load", "--quiet", "--input", &busybox]);
-        let pause = image::pause(&docker.cage);
-        docker.run(&["load", "--quiet", "--input", &pause]);
+        for make in [image::pause, image::busybox, image::catatonit] {
+            let archive = make(&docker.cage);
+            docker.run(&["load", "--quiet", "--input", &archive]);
+        }
         Some(docker)
     }
 
@@ -63,6 +64,47 @@ impl Docker {
         let logs = self.cage.output(&[&DOCKER[..], &["logs", container]].concat());
         assert_eq!(String::from_utf8_lossy(&logs.stderr), messages);
     }
+
+    /// A pod around this image, whose process is the first in it, and says this when it ends.
+    fn has_a_pod(&self, image: &str, first: &str, messages: &str) {
+        // As the page says.
+        let page = snippet("docker.md", "sh", "shareable").replace(PAUSE, image);
+        let commands = page.lines().map(|line| line.strip_prefix("docker ").unwrap().split(' '));
+        let commands: Vec<Vec<_>> = commands.map(Iterator::collect).collect();
+        self.run(&commands[0]);
+        let pause = self.pid("pod");
+        if image == PAUSE {
+            self.cage.wait_for_pause(pause);
+        }
+        for name in ["one", "two"] {
+            let (_, join) = commands[1].split_last().unwrap();
+            self.run(&[join, &["--name", name, BUSYBOX, "sleep", "1000"]].concat());
+        }
+        let ps = self.exec("one", "ps -o pid,user,args");
+        let rows: Vec<_> =
+            ps.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>()).collect();
+        assert_eq!(rows[0].join(" "), first);
+        assert_eq!(rows.iter().filter(|row| row[2..] == ["sleep", "1000"]).count(), 2, "{ps}");
+        // They share what is in shared memory, and the network.
+        self.exec("one", "touch /dev/shm/shared");
+        assert_eq!(self.exec("two", "ls /dev/shm"), "shared\n");
+        for kind in ["ipc", "net", "pid"] {
+            let link = |pid| std::fs::read_link(self.cage.path(&format!("/proc/{pid}/ns/{kind}")));
+            assert_eq!(link(self.pid("one")).unwrap(), link(pause).unwrap());
+            assert_ne!(link(1).unwrap(), link(pause).unwrap());
+        }
+        let address = "ip -o -4 address show dev eth0";
+        let before = self.exec("one", address);
+        assert!(before.contains("inet "), "{before}");
+        self.exec("one", "for i in 1 2 3 4 5 6 7 8 9; do (true &); done");
+        until("the orphans were reaped", || self.cage.children(pause).is_empty());
+        self.run(&["restart", "--time", "0", "one"]);
+        assert_eq!(self.exec("one", address), before);
+        assert_eq!(self.exec("two", address), before);
+        self.run(&["rm", "--force", "one", "two"]);
+        self.stop("pod", messages);
+        self.run(&["rm", "pod"]);
+    }
 }
 
 const DOCKER: [&str; 3] = ["docker", "--host", SOCKET];
@@ -70,41 +112,9 @@ const DOCKER: [&str; 3] = ["docker", "--host", SOCKET];
 #[test]
 fn has_a_pod_around_pause() {
     let Some(docker) = Docker::new() else { return };
-    docker.run(&["run", "--detach", "--name", "pod", "--ipc", "shareable", PAUSE]);
-    let pause = docker.pid("pod");
-    docker.cage.wait_for_pause(pause);
-    let status = docker.cage.proc(&format!("{pause}/status"));
-    assert_eq!(crate::oci::field(&status, "Uid"), "65535\t65535\t65535\t65535");
-    for name in ["one", "two"] {
-        let join =
-            ["--network", "container:pod", "--ipc", "container:pod", "--pid", "container:pod"];
-        let run = [&["run", "--detach", "--name", name], &join[..], &[BUSYBOX, "sleep", "1000"]];
-        docker.run(&run.concat());
-    }
-    let ps = docker.exec("one", "ps -o pid,user,args");
-    let rows: Vec<_> =
-        ps.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>()).collect();
-    assert_eq!(rows[0], ["1", "65535", "/pause"]);
-    assert_eq!(rows.iter().filter(|row| row[2..] == ["sleep", "1000"]).count(), 2, "{ps}");
-    // They share what is in shared memory, and the network.
-    docker.exec("one", "touch /dev/shm/shared");
-    assert_eq!(docker.exec("two", "ls /dev/shm"), "shared\n");
-    for kind in ["ipc", "net", "pid"] {
-        let link = |pid| std::fs::read_link(docker.cage.path(&format!("/proc/{pid}/ns/{kind}")));
-        assert_eq!(link(docker.pid("one")).unwrap(), link(pause).unwrap());
-        assert_ne!(link(1).unwrap(), link(pause).unwrap());
-    }
-    let address = "ip -o -4 address show dev eth0";
-    let before = docker.exec("one", address);
-    assert!(before.contains("inet "), "{before}");
-    docker.exec("one", "for i in 1 2 3 4 5 6 7 8 9; do (true &); done");
-    until("the orphans were reaped", || docker.cage.children(pause).is_empty());
-    docker.run(&["restart", "--time", "0", "one"]);
-    assert_eq!(docker.exec("one", address), before);
-    assert_eq!(docker.exec("two", address), before);
-    docker.run(&["rm", "--force", "one", "two"]);
-    docker.stop("pod", TERMINATED);
-    docker.run(&["rm", "pod"]);
+    docker.has_a_pod(PAUSE, "1 65535 /pause", TERMINATED);
+    // The same with a peer, which shows whose fault a failure is.
+    docker.has_a_pod(image::CATATONIT, "1 0 /catatonit -P", "");
 }
 
 #[test]
@@ -116,9 +126,9 @@ fn runs_it_in_other_ways() {
         assert_eq!(docker.run(&run), version);
     }
     // Under our profile, as PID 1 and not.
-    let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/seccomp.json");
-    let seccomp = format!("seccomp={}", profile.display());
-    let run = ["run", "--detach", "--security-opt", &seccomp, "--name"];
+    docker.cage.write("/run/seccomp.json", seccomp::shipped().to_string());
+    let seccomp = "seccomp=/run/seccomp.json";
+    let run = ["run", "--detach", "--security-opt", seccomp, "--name"];
     docker.run(&[&run[..], &["filtered", PAUSE]].concat());
     docker.stop("filtered", TERMINATED);
     docker.run(&[&run[..], &["host", "--pid", "host", PAUSE]].concat());
@@ -128,6 +138,6 @@ fn runs_it_in_other_ways() {
     docker.run(&run.concat());
     docker.stop("none", TERMINATED);
     // The profile is in force: nothing else starts under it.
-    let shell = ["run", "--rm", "--security-opt", &seccomp, BUSYBOX, "ls"];
+    let shell = ["run", "--rm", "--security-opt", seccomp, BUSYBOX, "ls"];
     assert!(!docker.cage.output(&[&DOCKER[..], &shell].concat()).status.success());
 }

@@ -4,6 +4,9 @@
 //! included; its own mount namespace with empty file systems on /run and /var/lib, in which all state
 //! of the runtimes is, and all their mounts are; and its own network. What it cannot have of its own
 //! are cgroups: all are made below one that has the name of the cage, and are removed on drop.
+//!
+//! `PODPAUSE_ROOT` names the root of another system, such as `ci/releases.sh` makes of Debian's releases.
+//! Cages have it as theirs, and so the tests run what is installed there.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -25,13 +28,18 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// What pause says when SIGTERM ends it.
 pub const TERMINATED: &str = "pause: SIGTERM 15\n";
 
-/// Where the shell would find a program.
+/// Where the cage has a program, by the path that it has for the test.
 pub fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let mut folders = std::env::split_paths(&path).chain(sbin);
-    folders.find_map(|folder| fs::canonicalize(folder.join(name)).ok())
+    PATH.split(':').find_map(|folder| fs::canonicalize(format!("{}{folder}/{name}", root())).ok())
 }
+
+/// The root of the other system, or nothing.
+fn root() -> String {
+    std::env::var("PODPAUSE_ROOT").unwrap_or_default()
+}
+
+/// Where a cage looks for programs. Of what only the user of this machine has, nothing is tested.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Waits until something is so, or fails at the deadline.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -56,6 +64,17 @@ pub struct Cage {
 /// What makes the cage once it has its namespaces. crun 1.8 refuses to run where cgroups of both
 /// versions are mounted, and nobody misses the second where there is the first.
 const SET_UP: &str = r#"
+    if [ -n "$0" ]; then
+        # Nothing is changed in that system: what the cage writes is kept in memory.
+        mount -t tmpfs changes /run
+        mkdir /run/upper /run/work /run/root
+        mount -t overlay -o "lowerdir=$0,upperdir=/run/upper,workdir=/run/work" root /run/root
+        for folder in dev proc sys; do mount --rbind /$folder /run/root/$folder; done
+        cd /run/root
+        pivot_root . .
+        umount --lazy .
+        cd /
+    fi
     mount -t tmpfs -o mode=755 run /run
     mount -t tmpfs -o mode=755 state /var/lib
     mkdir /run/lock
@@ -69,7 +88,7 @@ const SET_UP: &str = r#"
 impl Cage {
     /// A cage to test what is called `what` by these programs, or nothing if that cannot be done.
     pub fn new(what: &str, programs: &[&str]) -> Option<Self> {
-        let tools = ["setpriv", "unshare", "nsenter", "timeout", "mount", "umount"];
+        let tools = ["sh", "setpriv", "unshare", "nsenter", "timeout", "mount", "umount"];
         for name in tools.iter().chain(programs) {
             if find(name).is_none() {
                 skipped(what, &format!("there is no {name}"));
@@ -99,6 +118,8 @@ impl Cage {
             .args(["unshare", "--mount", "--propagation", "private", "--net"])
             .args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"])
             .args(["sh", "-ec", SET_UP])
+            .arg(root())
+            .env("PATH", PATH)
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -159,6 +180,7 @@ impl Cage {
             .args(["--mount", "--pid", "--net", "--", "timeout", "--signal=KILL"])
             .arg(DEADLINE.as_secs().to_string())
             .args(words)
+            .env("PATH", PATH)
             .stdin(Stdio::null());
         command
     }

@@ -1,6 +1,9 @@
 //! Images for the engines, in an archive that all of them load.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 
 use serde_json::json;
 
@@ -13,10 +16,32 @@ pub const CATATONIT: &str = "example.com/catatonit:1";
 /// The name of an image with a shell.
 pub const BUSYBOX: &str = "example.com/busybox:1";
 
-/// Makes an archive with our image, and returns its path in the cage.
+/// Copies the archive that users get into the cage, and returns its path there.
 pub fn pause(cage: &Cage) -> String {
-    cage.write("/run/images/pause/root/pause", podpause::ELF);
-    archive(cage, "pause", PAUSE, json!({ "User": "65535:65535", "Entrypoint": ["/pause"] }))
+    static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
+    let path = "/run/images/pause.tar";
+    cage.write(path, ARCHIVE.get_or_init(shipped));
+    path.into()
+}
+
+/// What the image tool writes: it has done so where `PODPAUSE_PROGRAMS` is, or does it now. cargo
+/// compiles it first, which takes a minute when it is new, so nobody asks for this who has no runtime.
+fn shipped() -> Vec<u8> {
+    if let Some(folder) = std::env::var_os("PODPAUSE_PROGRAMS") {
+        let file = PathBuf::from(folder).join("pause.tar");
+        return fs::read(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+    }
+    let out = format!("{}/image-{}", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let output = Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "--package", "podpause-image", "--manifest-path"])
+        .args([&manifest, Path::new("--"), Path::new("--out"), Path::new(&out)])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let archive = fs::read(format!("{out}/pause.tar")).unwrap();
+    fs::remove_dir_all(out).unwrap();
+    archive
 }
 
 /// Makes an archive with podman's pause, and returns its path in the cage.

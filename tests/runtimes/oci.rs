@@ -134,6 +134,8 @@ impl Bundle {
                 "user": { "uid": 65535, "gid": 65535 },
                 "args": body.arguments(),
                 "cwd": "/",
+                // To runc 1.3, to say nothing of the bounding set means to leave it as it is.
+                "capabilities": { "bounding": [] },
                 "noNewPrivileges": true,
             },
             "mounts": [

@@ -1,15 +1,24 @@
 //! podman: pods with our infra image, with our program as podman's own pause, and from YAML.
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use crate::docs::snippet;
 use crate::harness::{Cage, TERMINATED, until};
 use crate::image::{self, BUSYBOX, PAUSE};
+use crate::seccomp;
 
 /// Where podman finds its configuration in the cage.
 const CONF: &str = "/run/podman-test/containers.conf";
 
-const PODMAN: [&str; 3] = ["env", "CONTAINERS_CONF=/run/podman-test/containers.conf", "podman"];
+/// podman 5 warns of the first version of cgroups on stderr, which also has what containers say.
+const PODMAN: [&str; 4] = [
+    "env",
+    "CONTAINERS_CONF=/run/podman-test/containers.conf",
+    "PODMAN_IGNORE_CGROUPSV1_WARNING=1",
+    "podman",
+];
 
 /// What podman needs in a cage, and where root has not all rights.
 const BASE: &str = r#"
@@ -19,23 +28,72 @@ events_logger = "file"
 runtime = "runc"
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+[network]
+default_rootless_network_cmd = "slirp4netns"
 "#;
+
+/// What comes before the command where podman is an ordinary user's.
+const AS_USER: [&str; 8] = [
+    "setpriv",
+    "--reuid=1000",
+    "--regid=1000",
+    "--clear-groups",
+    "env",
+    "USER=user",
+    "HOME=/run/home",
+    "XDG_RUNTIME_DIR=/run/home/run",
+];
+
+/// Makes a user in the cage, for whom there are users to map, and who can make network devices.
+const MAKE_USER: &str = "
+    cp -a /etc /run/etc
+    mount --bind /run/etc /etc
+    echo user:x:1000:1000::/run/home:/bin/sh >>/etc/passwd
+    echo user:x:1000: >>/etc/group
+    echo user:100000:65536 | tee /etc/subuid >/etc/subgid
+    mkdir -p /run/home/run
+    chown -R 1000:1000 /run/home
+    mknod -m 666 /run/tun c 10 200
+    mount --bind /run/tun /dev/net/tun
+";
 
 /// podman in a cage.
 struct Podman {
+    /// The command, and what comes before it.
+    command: Vec<&'static str>,
     cage: Cage,
 }
 
 impl Podman {
     fn new() -> Option<Self> {
         let programs = ["podman", "conmon", "runc", "busybox", "catatonit", "iptables", "tar"];
-        let podman = Self { cage: Cage::new("podman", &programs)? };
+        Some(Self { command: PODMAN.into(), cage: Cage::new("podman", &programs)? }.loaded())
+    }
+
+    /// podman of an ordinary user, who has neither a bridge nor, with the first version, cgroups.
+    fn rootless() -> Option<Self> {
+        let programs = ["podman", "conmon", "runc", "busybox", "catatonit", "tar"];
+        let others = ["newuidmap", "slirp4netns"];
+        let cage = Cage::new("podman", &[&programs[..], &others].concat())?;
+        cage.run(&["sh", "-ec", MAKE_USER]);
+        Some(Self { command: [&AS_USER[..], &PODMAN].concat(), cage }.loaded())
+    }
+
+    fn is_rootless(&self) -> bool {
+        self.command[0] == AS_USER[0]
+    }
+
+    /// With the images that the tests use.
+    fn loaded(self) -> Self {
+        let podman = self;
         podman.configure("");
+        // For programs of a test's own: podman of an ordinary user sees no mount that comes later.
+        podman.cage.run(&["mount", "-t", "tmpfs", "local", "/usr/local/lib"]);
         let busybox = image::busybox(&podman.cage);
         podman.run(&["load", "--quiet", "--input", &busybox]);
         let pause = image::pause(&podman.cage);
         podman.run(&["load", "--quiet", "--input", &pause]);
-        Some(podman)
+        podman
     }
 
     /// Sets this under `[engine]`.
@@ -45,14 +103,17 @@ impl Podman {
     }
 
     fn run(&self, words: &[&str]) -> String {
-        self.cage.run(&[&PODMAN[..], words].concat())
+        self.cage.run(&[&self.command, words].concat())
     }
 
     /// Creates and starts a pod of two containers, `one` and `two`, which sleep.
     fn pod(&self, options: &[&str]) {
         let parent = format!("/{}", self.cage.cgroup);
-        let create = ["pod", "create", "--name", "pod", "--cgroup-parent", &parent];
-        self.run(&[&create, options].concat());
+        let place: &[&str] = match self.is_rootless() {
+            true => &[],
+            false => &["--cgroup-parent", &parent],
+        };
+        self.run(&[&["pod", "create", "--name", "pod"], place, options].concat());
         for name in ["one", "two"] {
             self.run(&[
                 "run", "--detach", "--pod", "pod", "--name", name, BUSYBOX, "sleep", "1000",
@@ -69,24 +130,31 @@ impl Podman {
         answer[0].clone()
     }
 
-    /// What podman knows of the infra container of the pod.
-    fn infra(&self) -> Value {
-        let pod: Value = serde_json::from_str(&self.run(&["pod", "inspect", "pod"])).unwrap();
+    /// What podman knows of the infra container of a pod.
+    fn infra(&self, pod: &str) -> Value {
+        let pod: Value = serde_json::from_str(&self.run(&["pod", "inspect", pod])).unwrap();
+        // From podman 5 on, it is a list.
+        let pod = pod.get(0).unwrap_or(&pod);
         self.inspect(pod["InfraContainerID"].as_str().unwrap())
     }
 
     /// The infra container's process, by its number in the cage.
     fn infra_pid(&self) -> i32 {
-        self.infra()["State"]["Pid"].as_i64().unwrap() as i32
+        self.infra("pod")["State"]["Pid"].as_i64().unwrap() as i32
+    }
+
+    /// The network namespace that a process of the cage is in.
+    fn network(&self, pid: i32) -> PathBuf {
+        std::fs::read_link(self.cage.path(&format!("/proc/{pid}/ns/net"))).unwrap()
     }
 
     /// Stops the pod, whose infra container ends by SIGTERM, without SIGKILL after the grace period.
     fn stop(&self, messages: &str) {
-        let infra = self.infra()["Id"].as_str().unwrap().to_string();
+        let infra = self.infra("pod")["Id"].as_str().unwrap().to_string();
         self.run(&["stop", "--time", "0", "one", "two"]);
         self.run(&["pod", "stop", "--time", "50", "pod"]);
         assert_eq!(self.inspect(&infra)["State"]["ExitCode"], 0);
-        let logs = self.cage.output(&[&PODMAN[..], &["logs", &infra]].concat());
+        let logs = self.cage.output(&[&self.command[..], &["logs", &infra]].concat());
         assert_eq!(String::from_utf8_lossy(&logs.stderr), messages);
         self.run(&["pod", "rm", "--force", "pod"]);
     }
@@ -112,9 +180,9 @@ impl Podman {
         self.exec("two", "for i in 1 2 3 4 5 6 7 8 9; do (true &); done");
         until("the orphans were reaped", || self.cage.children(infra).is_empty());
         // The pod outlives its containers, and so does its address.
-        let address = "ip -o -4 address show dev eth0";
+        let address = "ip -o -4 address show";
         let before = self.exec("one", address);
-        assert!(before.contains("inet "), "{before}");
+        assert_eq!(before.matches("inet ").count(), 2, "{before}");
         self.run(&["restart", "--time", "0", "one", "two"]);
         assert_eq!(self.exec("one", address), before);
         assert_eq!(self.exec("two", address), before);
@@ -124,9 +192,35 @@ impl Podman {
 
 const SHARE: [&str; 2] = ["--share", "net,ipc,uts,pid"];
 
-#[test]
-fn has_pods_with_our_infra_image() {
-    let Some(podman) = Podman::new() else { return };
+macro_rules! test_each_user {
+    ($($name:ident)*) => {
+        mod root {
+            $(#[test]
+            fn $name() {
+                if let Some(podman) = super::Podman::new() {
+                    super::$name(&podman)
+                }
+            })*
+        }
+        mod rootless {
+            $(#[test]
+            fn $name() {
+                if let Some(podman) = super::Podman::rootless() {
+                    super::$name(&podman)
+                }
+            })*
+        }
+    };
+}
+
+test_each_user! {
+    has_pods_with_our_infra_image
+    has_pods_under_our_profile
+    has_pods_with_our_program_as_its_own
+    answers_as_an_ordinary_container
+}
+
+fn has_pods_with_our_infra_image(podman: &Podman) {
     podman.pod(&[&SHARE[..], &["--infra-image", PAUSE]].concat());
     podman.is_a_pod("/pause");
     podman.wait_for_pause();
@@ -142,14 +236,28 @@ fn has_pods_with_our_infra_image() {
     assert!(podman.exec("one", "ps -o args").contains("sleep 1000"));
     podman.wait_for_pause();
     podman.stop(TERMINATED);
-    // With another command, under our profile.
-    let profile = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/seccomp.json");
-    let seccomp = format!("seccomp={profile}");
+    // With another command.
     podman.pod(&["--infra-command", "/pause -P"]);
     podman.wait_for_pause();
     podman.stop(TERMINATED);
-    let run = ["run", "--rm", "--security-opt", &seccomp, PAUSE, "-v"];
-    assert_eq!(podman.run(&run), format!("pause {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+/// The profile of a pod is for its infra container alone.
+fn has_pods_under_our_profile(podman: &Podman) {
+    podman.cage.write("/run/seccomp.json", seccomp::shipped().to_string());
+    let profile = ["--security-opt", "seccomp=/run/seccomp.json"];
+    podman.pod(&[&SHARE[..], &profile, &["--infra-image", PAUSE]].concat());
+    podman.is_a_pod("/pause");
+    podman.wait_for_pause();
+    let status = podman.cage.proc(&format!("{}/status", podman.infra_pid()));
+    assert_eq!(crate::oci::field(&status, "Seccomp"), "2");
+    podman.stop(TERMINATED);
+    let run = [&["run", "--rm"], &profile[..]].concat();
+    let version = format!("pause {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(podman.run(&[&run[..], &[PAUSE, "-v"]].concat()), version);
+    // It is in force: nothing else starts under it.
+    let shell = [&podman.command[..], &run, &[BUSYBOX, "ls"]].concat();
+    assert!(!podman.cage.output(&shell).status.success());
 }
 
 #[test]
@@ -163,15 +271,12 @@ fn has_pods_with_namespaces_of_the_host() {
     assert!(line.is_some_and(|line| line.trim().ends_with("/pause")), "{ps}");
     podman.stop(&["pause: not PID #1\n", TERMINATED].concat());
     podman.pod(&["--infra-image", PAUSE, "--network", "host"]);
-    let link = |pid| std::fs::read_link(podman.cage.path(&format!("/proc/{pid}/ns/net"))).unwrap();
-    assert_eq!(link(podman.infra_pid()), link(1));
+    assert_eq!(podman.network(podman.infra_pid()), podman.network(1));
     podman.stop(TERMINATED);
 }
 
 /// podman makes its own infra image of a program that it finds as `catatonit`.
-#[test]
-fn has_pods_with_our_program_as_its_own() {
-    let Some(podman) = Podman::new() else { return };
+fn has_pods_with_our_program_as_its_own(podman: &Podman) {
     // First with catatonit itself, which shows that it is the pod that works, and not the test.
     podman.pod(&SHARE);
     podman.is_a_pod("/catatonit -P");
@@ -181,7 +286,6 @@ fn has_pods_with_our_program_as_its_own() {
     podman.run(&["load", "--quiet", "--input", busybox]);
     let conf = snippet("podman.md", "toml", "helper_binaries_dir");
     let folder = conf.split('"').nth(1).unwrap();
-    podman.cage.run(&["mount", "-t", "tmpfs", "local", "/usr/local/lib"]);
     podman.cage.write(&format!("{folder}/catatonit"), podpause::ELF);
     podman.configure(&conf);
     podman.pod(&SHARE);
@@ -191,9 +295,7 @@ fn has_pods_with_our_program_as_its_own() {
     podman.stop(TERMINATED);
 }
 
-#[test]
-fn answers_as_an_ordinary_container() {
-    let Some(podman) = Podman::new() else { return };
+fn answers_as_an_ordinary_container(podman: &Podman) {
     let version = format!("pause {}\n", env!("CARGO_PKG_VERSION"));
     for options in [&[][..], &["--user", "999"], &["--read-only", "--cap-drop", "all"]] {
         let run = [&["run", "--rm"], options, &[PAUSE, "-v"]].concat();
@@ -201,7 +303,7 @@ fn answers_as_an_ordinary_container() {
     }
 }
 
-/// A pod as people write it, with most of what podman knows of a pod.
+/// Pods as people write them, with most of what podman knows of a pod.
 #[test]
 fn plays_pods_from_yaml() {
     let Some(podman) = Podman::new() else { return };
@@ -214,17 +316,40 @@ fn plays_pods_from_yaml() {
     assert!(ps.lines().any(|line| line.trim() == "1 /pause"), "{ps}");
     assert!(podman.exec("pod-one", "cat /etc/hosts").contains("192.0.2.7\tneighbour"));
     assert_eq!(podman.exec("pod-one", "cat /config/greeting"), "hello");
+    // podman 4 leaves the value as it is in the YAML.
+    let word = podman.exec("pod-one", "cat /password/word");
+    assert!(["hidden", "aGlkZGVu"].contains(&word.as_str()), "{word}");
+    assert_eq!(podman.inspect("pod-one")["HostConfig"]["Memory"], 64 << 20);
     assert_eq!(podman.exec("pod-one", "hostname"), "pod\n");
     assert_eq!(podman.exec("pod-two", "id -u"), "1234\n");
     // A volume of both.
     podman.exec("pod-one", "echo shared >/shared/file");
     assert_eq!(podman.exec("pod-two", "cat /shared/file"), "shared\n");
     // One that ends is started again; the pod stays.
-    let pid = podman.inspect("pod-one")["State"]["Pid"].to_string();
-    podman.cage.run(&["kill", "-KILL", &pid]);
-    let count = || podman.inspect("pod-one")["RestartCount"].as_u64();
-    until("the container was restarted", || count() > Some(0));
+    let kill = |name| {
+        let pid = podman.inspect(name)["State"]["Pid"].to_string();
+        podman.cage.run(&["kill", "-KILL", &pid]);
+    };
+    let count = |name| podman.inspect(name)["RestartCount"].as_u64().unwrap();
+    kill("pod-one");
+    until("the container was restarted", || count("pod-one") > 0);
     assert_eq!(podman.infra_pid(), infra);
+    // Others are told not to, or not any more.
+    let host = podman.infra("host")["State"]["Pid"].as_i64().unwrap() as i32;
+    podman.cage.wait_for_pause(host);
+    assert_eq!(podman.network(host), podman.network(1));
+    assert_ne!(podman.network(infra), podman.network(1));
+    kill("host-one");
+    until("the container has ended", || podman.inspect("host-one")["State"]["ExitCode"] == 137);
+    until("the job is done", || podman.inspect("job-one")["State"]["Status"] == "exited");
+    assert_eq!((count("host-one"), count("job-one")), (0, 1));
+    assert_eq!(podman.inspect("job-one")["State"]["ExitCode"], 0);
+    // podman ends a pod after its last container.
+    for pod in ["host", "job"] {
+        let state = || podman.infra(pod)["State"].clone();
+        until("pause has ended", || state()["Status"] == "exited");
+        assert_eq!(state()["ExitCode"], 0);
+    }
     podman.run(&["kube", "down", "/run/pod.yaml"]);
     assert!(podman.run(&["pod", "ls", "--noheading"]).is_empty());
     assert!(podman.cage.proc(&format!("{infra}/status")).is_empty());

@@ -2,6 +2,8 @@
 
 mod contents;
 mod dockerfile;
+#[path = "../../../tests/runtimes/docs.rs"]
+mod docs;
 mod errors;
 mod harness;
 #[path = "../../../tests/common/report.rs"]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::docs::snippet;
 use crate::harness::{Dist, NAME, TAG, run, tool};
 
 /// The tool with this name; where there is none, the test is skipped.
@@ -152,6 +153,23 @@ fn umoci_unpacks() {
     assert_eq!(spec["process"]["user"]["uid"], 65_535);
     assert_eq!(spec["process"]["user"]["gid"], 65_535);
     assert_eq!(spec["process"]["cwd"], "/");
+}
+
+/// The bundle of a guest that pulls images itself, made as the page says.
+#[test]
+fn kata_has_a_bundle() {
+    let _ = (need_root!("umoci"), need_root!("skopeo"));
+    let dist = Dist::new(&[]);
+    let guest = tempfile::tempdir().unwrap();
+    let registry = format!("docker://{NAME}");
+    let layout = format!("oci:{}:{TAG}", dist.path("oci").display());
+    let script = snippet("kata.md", "sh", "umoci");
+    let script = script.replace(&registry, &layout).replace("ROOTFS", ".");
+    run(Command::new("sh").args(["-ec", &script]).current_dir(&guest));
+    let bundle = guest.path().join("pause_bundle");
+    assert_is_root_file_system(&bundle.join("rootfs"));
+    let spec = json(&fs::read_to_string(bundle.join("config.json")).unwrap());
+    assert_eq!(spec["process"]["args"], serde_json::json!(["/pause"]));
 }
 
 /// A root file system with pause, its second name, and nothing else.
