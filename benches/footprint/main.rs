@@ -7,6 +7,7 @@
 //! ```
 
 mod cgroup;
+mod layout;
 mod measure;
 mod picture;
 mod process;
@@ -25,6 +26,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use cgroup::{Hierarchy, Version};
+use layout::Layout;
 use measure::Subject;
 use record::{Condition, Kind, Machine, Record, definitions, goals};
 
@@ -39,6 +41,9 @@ struct Options {
     /// Other pause binaries, such as the one from the image registry.k8s.io/pause.
     #[arg(value_name = "PROGRAM")]
     programs: Vec<PathBuf>,
+    /// An OCI image layout that has a program's image, such as pause=dist/oci: its size is shown.
+    #[arg(long, value_name = "PROGRAM=FOLDER")]
+    layout: Vec<Layout>,
     /// Measure 10, 100, 1,000… up to this many instances of each program at once.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..))]
     instances: u32,
@@ -52,7 +57,7 @@ struct Options {
     #[arg(long)]
     markdown: bool,
     /// Measure nothing, and show a saved run.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["programs", "json", "instances"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["programs", "json", "instances", "layout"])]
     from: Option<PathBuf>,
     /// Cargo hands this over.
     #[arg(long, hide = true)]
@@ -124,6 +129,12 @@ fn measure(options: &Options) -> Result<Record> {
             Err(error) if program.kind == Kind::Installed => notes.push(error),
             Err(error) => return Err(error),
         }
+    }
+    for layout in &options.layout {
+        let subject = subjects.iter_mut().find(|subject| subject.program.name == layout.program);
+        let subject =
+            subject.ok_or_else(|| format!("--layout: there is no `{}`", layout.program))?;
+        subject.figures.image_bytes = Some(layout.image_bytes()?);
     }
     let mut controllers = |controller: &str, what: &str| match Hierarchy::find(controller) {
         Ok(hierarchy) => Some(hierarchy),
@@ -207,8 +218,12 @@ fn machine(options: &Options, is_root: bool, memory_cgroup: &str, load: f64) -> 
     let release = uname.release().to_string_lossy();
     let is_of_number = |letter: char| letter.is_ascii_digit() || letter == '.';
     let number = release.split(|letter| !is_of_number(letter)).next().unwrap_or_default();
-    let arguments = options.programs.iter().map(|program| program.display().to_string());
-    let arguments = [format!("--instances {}", options.instances)].into_iter().chain(arguments);
+    let programs = options.programs.iter().map(|program| program.display().to_string());
+    let layouts = options.layout.iter();
+    let layouts = layouts
+        .map(|Layout { program, folder }| format!("--layout {program}={}", folder.display()));
+    let arguments = [format!("--instances {}", options.instances)];
+    let arguments = arguments.into_iter().chain(layouts).chain(programs);
     Machine {
         architecture: std::env::consts::ARCH.into(),
         cpu: model.map_or("unknown", |(_, model)| model).into(),

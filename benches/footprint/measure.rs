@@ -50,6 +50,7 @@ impl Subject {
             version: program.version.clone(),
             file_bytes: program.file_bytes,
             segment_bytes: program.segment_bytes,
+            image_bytes: None,
             memory: None,
             charged_inside: None,
             charged_after_exec: None,

@@ -48,6 +48,8 @@ pub struct Figures {
     pub version: Option<String>,
     pub file_bytes: u64,
     pub segment_bytes: Option<u64>,
+    /// Where a layout was given.
+    pub image_bytes: Option<u64>,
     pub memory: Option<Memory>,
     pub charged_inside: Option<Charged>,
     pub charged_after_exec: Option<Charged>,
@@ -182,6 +184,10 @@ pub fn definitions() -> Vec<Definition> {
 const DEFINITIONS: &[(&str, &str)] = &[
     ("file_bytes", "size of the program's file, without the libraries of a dynamic one"),
     ("segment_bytes", "bytes of the file in loadable segments"),
+    (
+        "image_bytes",
+        "what a node fetches of an image, for its platform: manifest, configuration and compressed layers",
+    ),
     (
         "rss_bytes",
         "Rss in /proc/PID/smaps_rollup: memory in use, shared or not; this and the next six are sums \

@@ -1,0 +1,68 @@
+//! The size of an image, from an OCI image layout that has it.
+
+use std::env::consts::ARCH;
+use std::path::{Path, PathBuf};
+
+use oci_spec::image::{Arch, Descriptor, ImageIndex, ImageManifest, MediaType};
+
+use crate::Result;
+
+/// A program by the name that it has in the tables, and a folder with an OCI image layout.
+#[derive(Clone)]
+pub struct Layout {
+    pub program: String,
+    pub folder: PathBuf,
+}
+
+impl std::str::FromStr for Layout {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        let (program, folder) = text.split_once('=').ok_or("it is to be PROGRAM=FOLDER")?;
+        Ok(Self { program: program.into(), folder: folder.into() })
+    }
+}
+
+impl Layout {
+    /// What a node fetches of the image: manifest, configuration and compressed layers, in bytes.
+    pub fn image_bytes(&self) -> Result<u64> {
+        let index = self.folder.join("index.json");
+        let index = ImageIndex::from_file(&index).map_err(|error| failed(&index, error))?;
+        let mut descriptor = self.of_this_machine(&index)?;
+        while *descriptor.media_type() == MediaType::ImageIndex {
+            let path = self.blob(&descriptor);
+            let index = ImageIndex::from_file(&path).map_err(|error| failed(&path, error))?;
+            descriptor = self.of_this_machine(&index)?;
+        }
+        let path = self.blob(&descriptor);
+        let manifest = ImageManifest::from_file(&path).map_err(|error| failed(&path, error))?;
+        let parts = manifest.layers().iter().chain([manifest.config(), &descriptor]);
+        Ok(parts.map(Descriptor::size).sum())
+    }
+
+    /// The first image, or index of images, that is for this machine or does not say for which.
+    fn of_this_machine(&self, index: &ImageIndex) -> Result<Descriptor> {
+        let own = match ARCH {
+            "x86" => Arch::i386,
+            "x86_64" => Arch::Amd64,
+            "aarch64" => Arch::ARM64,
+            "powerpc64" => Arch::PowerPC64le,
+            "loongarch64" => Arch::LoongArch64,
+            other => Arch::from(other),
+        };
+        let is_ours = |descriptor: &&Descriptor| {
+            descriptor.platform().as_ref().is_none_or(|platform| *platform.architecture() == own)
+        };
+        let found = index.manifests().iter().find(is_ours).cloned();
+        found.ok_or_else(|| format!("{}: it has no image for {own}", self.folder.display()))
+    }
+
+    fn blob(&self, descriptor: &Descriptor) -> PathBuf {
+        let digest = descriptor.digest();
+        self.folder.join("blobs").join(digest.algorithm().as_ref()).join(digest.digest())
+    }
+}
+
+fn failed(path: &Path, error: impl std::fmt::Display) -> String {
+    format!("{}: {error}", path.display())
+}
