@@ -76,7 +76,7 @@ unsafe extern "C" fn main(silent: bool, stack: *const usize, page: &mut Page) ->
     }
     reap();
     sys::set_thread_name(c"pause");
-    // SAFETY: the same.
+    // SAFETY: for the same reason.
     let environment = unsafe { StartStack::behind_arguments(stack) };
     shed(environment, page);
     // This comes last: whoever handed over the write end of a pipe sees it closed once all is done.

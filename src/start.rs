@@ -56,9 +56,7 @@ impl Text {
         // SAFETY: for the same reason; and an array of bytes needs no alignment.
         unsafe { at.cast::<[u8; N]>().read() == *bytes }
     }
-}
 
-impl Text {
     /// What it means as an argument.
     #[inline(always)]
     pub fn meaning(self) -> Meaning {
