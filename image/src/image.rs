@@ -17,6 +17,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use zopfli::{BlockType, GzipEncoder, Options, Write};
 
+use crate::interrupt;
 use crate::platform::Platform;
 use crate::program::Compiler;
 use crate::sbom;
@@ -153,7 +154,10 @@ impl Image {
             .iter()
             .map(|platform| {
                 progress(platform);
-                PlatformImage::new(platform, compiler.compile(platform)?, created)
+                let program = compiler.compile(platform);
+                // The compiler ends by the same signal: that is not its fault.
+                interrupt::check()?;
+                PlatformImage::new(platform, program?, created)
             })
             .collect::<Result<Vec<_>>>()?;
 

@@ -8,6 +8,7 @@ mod c;
 #[path = "../program/compile.rs"]
 mod compile;
 mod image;
+mod interrupt;
 mod output;
 mod platform;
 mod program;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
 
 /// Does what the arguments ask for.
 fn run(arguments: &Arguments) -> Result<()> {
+    interrupt::catch()?;
     if let Some(folder) = &arguments.verify {
         return verify(folder).with_context(|| format!("--verify {}", folder.display()));
     }

@@ -17,7 +17,7 @@ use serde_json::json;
 use tar::EntryType;
 
 use crate::image::{Blob, Image, Time, header, sha256};
-use crate::{c, sbom};
+use crate::{c, interrupt, sbom};
 
 /// Where containerd, podman and docker look for the full name of an image in a layout.
 pub const ANNOTATION_NAME: &str = "io.containerd.image.name";
@@ -134,6 +134,7 @@ impl Output {
         let folder = self.staging.path().join("out");
         DirBuilder::new().create(&folder).with_context(|| format!("make {}", folder.display()))?;
         for (path, bytes) in files {
+            interrupt::check()?;
             let parent = folder.join(path).parent().map(fs::create_dir_all);
             parent
                 .unwrap_or(Ok(()))

@@ -1,11 +1,15 @@
 //! Bad input: what is said, and that nothing is left behind.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 use tempfile::TempDir;
 
 use crate::harness::{errors, podpause_image, run, skip, stand_in_compiler};
@@ -189,6 +193,62 @@ fn leaves_nothing_when_a_write_fails() {
     let words = fails(command.args(["--platform", "all"]), &folder);
     assert!(words.contains(": write pause.") && words.contains("File too large"), "{words}");
     assert_eq!(left(&folder), [""; 0]);
+}
+
+/// A signal while the compiler runs, to both of them, as Ctrl-C in a terminal, or to the tool alone.
+#[test]
+fn leaves_nothing_when_it_is_interrupted() {
+    for (signal, to_both) in [(Signal::INT, true), (Signal::TERM, false)] {
+        let folder = folder();
+        let (started, go_on) = (folder.path().join("started"), folder.path().join("go-on"));
+        run(Command::new("mkfifo").args([&started, &go_on]));
+        let open = |fifo| File::options().read(true).write(true).open(fifo).unwrap();
+        let (started, mut go_on) = (open(started), open(go_on));
+        let rustc = folder.path().join("rustc");
+        let script = fs::read_to_string(&rustc).unwrap();
+        let script =
+            script.replace("for last", "cd \"${0%/*}\"; echo >started; read _ <go-on\nfor last");
+        fs::write(&rustc, script).unwrap();
+
+        let mut command = podpause_image();
+        command
+            .args(["--out", "dist"])
+            .current_dir(folder.path().join("home"))
+            .env("RUSTC", &rustc);
+        command.stderr(Stdio::piped()).process_group(0);
+        let mut tool = Interruptible(command.spawn().unwrap());
+        wait_for(&started);
+        let pid = Pid::from_child(&tool.0);
+        match to_both {
+            true => kill_process_group(pid, signal).unwrap(),
+            false => kill_process(pid, signal).unwrap(),
+        }
+        go_on.write_all(b"\n").unwrap();
+        wait_for(&pidfd_open(pid, PidfdFlags::empty()).unwrap());
+        let status = tool.0.wait().unwrap();
+        let mut words = String::new();
+        tool.0.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+        assert_eq!(words, "error: interrupted: nothing was written\n");
+        assert_eq!(status.code(), Some(1));
+        assert_eq!(left(&folder), [""; 0]);
+    }
+}
+
+/// Leaves neither the tool nor its compiler behind.
+struct Interruptible(Child);
+
+impl Drop for Interruptible {
+    fn drop(&mut self) {
+        let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until there is something to read, or the end of a process.
+fn wait_for(file: &impl AsFd) {
+    let deadline = Timespec { tv_sec: 60, tv_nsec: 0 };
+    let ready = poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&deadline)).unwrap();
+    assert_eq!(ready, 1, "it took too long");
 }
 
 #[test]
