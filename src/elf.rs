@@ -73,8 +73,7 @@ pub struct Segment {
 // SAFETY: the pointers are numbers for the kernel, and nothing reads through them.
 unsafe impl Sync for Header {}
 
-/// The start of the file. Its address is known within the program: that of `text` is not, and on some
-/// architectures would be looked up in a table.
+/// The start of the file.
 #[used]
 #[unsafe(link_section = ".elf_header")]
 pub static HEADER: Header = Header {
@@ -109,7 +108,7 @@ pub static HEADER: Header = Header {
             p_flags: PF_R | PF_X,
             p_offset: 0,
             p_vaddr: &raw const text,
-            p_paddr: &raw const text,
+            p_paddr: core::ptr::null(),
             p_filesz: &raw const file_size,
             p_memsz: &raw const file_size,
             p_align: PAGE_MAX,
@@ -120,7 +119,7 @@ pub static HEADER: Header = Header {
             p_flags: PF_R | PF_W,
             p_offset: 0,
             p_vaddr: &raw const page,
-            p_paddr: &raw const page,
+            p_paddr: core::ptr::null(),
             p_filesz: core::ptr::null(),
             p_memsz: core::ptr::without_provenance(PAGE_MIN),
             p_align: PAGE_MAX,
@@ -135,7 +134,7 @@ pub static HEADER: Header = Header {
             p_paddr: core::ptr::null(),
             p_filesz: core::ptr::null(),
             p_memsz: core::ptr::null(),
-            p_align: 16,
+            p_align: 0,
         },
     ],
 };

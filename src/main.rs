@@ -18,15 +18,10 @@ mod pause;
 mod start;
 mod sys;
 
-use pause::{CANNOT_ANSWER, Page, arm, hold, reap, say};
-use start::{Meaning, StartStack, Text};
+use pause::{CANNOT_ANSWER, Constants, Page, VERSION_LENGTH, arm, hold, reap, say};
+use start::{Meaning, StartStack};
 
-/// What `-h` answers. Its first line is what `-v` answers.
-const ABOUT: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v | -h | -P]\n");
-/// The length of that line, in bytes.
-const VERSION_LENGTH: usize = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n").len();
-
-arch::entry_point!(crate::answer, crate::main);
+arch::entry_point!(crate::answer, crate::main, crate::pause::CONSTANTS);
 
 /// Answers a question among the arguments, and ends. If there is none, returns whether they ask for
 /// silence.
@@ -37,13 +32,13 @@ arch::entry_point!(crate::answer, crate::main);
 /// # Safety
 ///
 /// `stack` is the start stack.
-unsafe extern "C" fn answer(stack: *const usize) -> bool {
+unsafe extern "C" fn answer(stack: *const usize, constants: &Constants) -> bool {
     // SAFETY: the caller answers for the stack, which stays as it is.
     let mut arguments = unsafe { StartStack::new(stack) };
     let mut silent = false;
     while let Some(argument) = arguments.string() {
         let length = match argument.meaning() {
-            Meaning::Help => ABOUT.len(),
+            Meaning::Help => constants.about.len(),
             Meaning::Version => VERSION_LENGTH,
             Meaning::Silence => {
                 silent = true;
@@ -51,7 +46,7 @@ unsafe extern "C" fn answer(stack: *const usize) -> bool {
             }
             Meaning::Nothing => continue,
         };
-        let is_written = sys::write(sys::STDOUT, &ABOUT.as_bytes()[..length]) == length as i32;
+        let is_written = sys::write(sys::STDOUT, &constants.about[..length]) == length as i32;
         sys::exit(if is_written { 0 } else { CANNOT_ANSWER })
     }
     silent
@@ -62,48 +57,49 @@ unsafe extern "C" fn answer(stack: *const usize) -> bool {
 /// # Safety
 ///
 /// `stack` is the start stack. `page` is the private page, which is zero, and nobody else's.
-unsafe extern "C" fn main(silent: bool, stack: *const usize, page: &mut Page) -> ! {
+unsafe extern "C" fn main(
+    silent: bool,
+    stack: *const usize,
+    constants: &Constants,
+    page: &mut Page,
+) -> ! {
     // SAFETY: `stack` is the start stack, and only `shed` takes it away, which is its last user.
     let arguments = unsafe { StartStack::new(stack) };
-    keep_name(arguments, page);
-    arm(page);
+    keep_name(arguments, constants, page);
+    arm(constants, page);
     if sys::process_id() != 1 {
         if !silent {
-            say(&mut page.buffers, b"pause: not PID #1\n");
+            say(page, &constants.not_pid_1);
         }
         sys::become_child_subreaper();
-        sys::chdir_root();
+        sys::chdir(&constants.root);
     }
     reap();
-    sys::set_thread_name(c"pause");
+    sys::set_thread_name(&constants.thread_name);
     // SAFETY: for the same reason.
     let environment = unsafe { StartStack::behind_arguments(stack) };
     shed(environment, page);
     // This comes last: whoever handed over the write end of a pipe sees it closed once all is done.
     sys::close_all_but_stdio();
-    hold(page)
+    hold(constants, page)
 }
 
 /// Copies the name of the program to the private page, and notes where it is: the kernel shows it
 /// in /proc/PID/cmdline, but only from anonymous memory.
 #[inline(always)]
-fn keep_name(mut arguments: StartStack, page: &mut Page) {
-    page.map.place((&raw const elf::HEADER).addr(), (&raw const *page).addr());
+fn keep_name(mut arguments: StartStack, constants: &Constants, page: &mut Page) {
+    page.map.place((&raw const *constants).addr(), (&raw const *page).addr());
     let Some(name) = arguments.string() else { return };
     let mut length = 0;
-    // The last byte stays zero.
-    while length < page.name.len() - 1 {
+    loop {
         // SAFETY: no byte before this one was zero.
         let byte = unsafe { name.byte(length) };
-        if byte == 0 {
+        // The last byte stays zero.
+        if byte == 0 || length == page.name.len() - 1 {
             break;
         }
         page.name[length] = byte;
         length += 1;
-    }
-    // No name leaves no command line at all, and ps shows `[pause]`.
-    if length == 0 {
-        return;
     }
     let copy = (&raw const page.name).addr();
     page.map.arg_start = copy as u64;
@@ -117,9 +113,9 @@ fn keep_name(mut arguments: StartStack, page: &mut Page) {
 fn shed(environment: StartStack, page: &mut Page) {
     // Without an end that is known, that of the stack has to do: what is above stays. The path of the
     // program is the last string on the stack, in its last page, and munmap rounds up.
-    let path = || environment.path().map(Text::address);
+    let path = || environment.path();
     let Some(end) = arch::MEMORY_END.or_else(path) else { return };
-    if sys::set_memory_map(&mut page.map) == 0 {
+    if sys::set_memory_map(&mut page.map) {
         // SAFETY: this starts behind the private page, the last memory that is in use. The start
         // stack is not used again: `main` goes on without it.
         unsafe { sys::unmap((&raw const *page).addr() + elf::PAGE_MAX, end) }

@@ -1,7 +1,7 @@
 //! pause without a program: the caller itself becomes it.
 
 use crate::arch::{nr, syscall};
-use crate::pause::{Page, arm, hold, reap};
+use crate::pause::{CONSTANTS, Page, arm, hold, reap};
 use crate::sys;
 
 /// Becomes pause in this very process, without exec: for the child of a runtime that has nothing to
@@ -28,16 +28,16 @@ use crate::sys;
 pub unsafe fn run() -> ! {
     // SAFETY: the struct is integers, a null pointer and an array of them, for which zero is a value.
     let mut page: Page = unsafe { core::mem::zeroed() };
-    arm(&mut page);
+    arm(&CONSTANTS, &mut page);
     reset_signal_actions();
     if sys::process_id() != 1 {
         sys::become_child_subreaper();
-        sys::chdir_root();
+        sys::chdir(&CONSTANTS.root);
     }
     reap();
-    sys::set_thread_name(c"pause");
+    sys::set_thread_name(&CONSTANTS.thread_name);
     sys::close_all_but_stdio();
-    hold(&mut page)
+    hold(&CONSTANTS, &mut page)
 }
 
 /// Gives all signals but SIGCHLD, which pause ignores, their default action.

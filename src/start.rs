@@ -25,12 +25,6 @@ pub enum Meaning {
 pub struct Text(*const u8);
 
 impl Text {
-    /// Where it is.
-    #[inline(always)]
-    pub fn address(self) -> usize {
-        self.0.addr()
-    }
-
     /// The byte at this index.
     ///
     /// # Safety
@@ -140,16 +134,16 @@ impl StartStack {
         }
     }
 
-    /// The path of the program, from anywhere in the environment on.
+    /// Where the path of the program is, from anywhere in the environment on.
     #[inline(always)]
-    pub fn path(mut self) -> Option<Text> {
+    pub fn path(mut self) -> Option<usize> {
         while self.string().is_some() {}
         loop {
             // A key is small: half of the word is enough.
             let key = self.word() as u32;
-            let value = self.string();
+            let value = self.word();
             match key {
-                AT_EXECFN => return value,
+                AT_EXECFN => return Some(value),
                 0 => return None,
                 _ => {}
             }

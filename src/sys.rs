@@ -4,7 +4,7 @@
 //! result below zero is a negated errno. Constants and fields are public to `oracle/`, which holds
 //! them against the libc crate, and nothing else uses those that are not used here.
 
-use crate::arch::{nr, syscall};
+use crate::arch::{nr, succeeds, syscall};
 
 pub const STDOUT: usize = 1;
 pub const STDERR: usize = 2;
@@ -27,17 +27,17 @@ pub const PR_SET_MM: usize = 35;
 pub const PR_SET_MM_MAP: usize = 14;
 pub const PR_SET_CHILD_SUBREAPER: usize = 36;
 
-/// A set of signals, as the kernel has it: signal N is bit N - 1.
-pub type SignalSet = u64;
+/// A set of signals, as the kernel has it: the bytes of a number in which signal N is bit N - 1.
+pub type SignalSet = [u8; 8];
 
 /// The set of these signals.
 pub const fn signals<const N: usize>(of: [u32; N]) -> SignalSet {
-    let (mut set, mut index) = (0, 0);
+    let (mut set, mut index) = (0_u64, 0);
     while index < N {
         set |= 1 << (of[index] - 1);
         index += 1;
     }
-    set
+    set.to_ne_bytes()
 }
 
 /// `struct pollfd`
@@ -105,6 +105,18 @@ impl MemoryMap {
     }
 }
 
+/// A string for the kernel, which ends with a zero byte.
+#[repr(transparent)]
+pub struct Terminated<const N: usize>([u8; N]);
+
+impl<const N: usize> Terminated<N> {
+    /// The string of these bytes, the last of which is zero.
+    pub const fn new(bytes: &[u8; N]) -> Self {
+        assert!(bytes[N - 1] == 0);
+        Self(*bytes)
+    }
+}
+
 /// The address of something that the kernel reads or writes.
 #[inline(always)]
 fn address<T: ?Sized>(of: *const T) -> usize {
@@ -118,7 +130,15 @@ pub fn write(descriptor: usize, bytes: &[u8]) -> i32 {
     unsafe { syscall(nr::WRITE, [descriptor, address(bytes.as_ptr()), bytes.len()]) }
 }
 
-/// Whether a write to this descriptor would not block just now. ppoll(2)
+/// Writes to a descriptor, and does not look what comes of it. write(2)
+#[inline(always)]
+pub fn write_and_forget(descriptor: usize, bytes: &[u8]) {
+    // SAFETY: the kernel reads `bytes`, and no more than it is told that there are.
+    unsafe { succeeds(nr::WRITE, [descriptor, address(bytes.as_ptr()), bytes.len()]) };
+}
+
+/// Whether a write to this descriptor would not block just now: it would succeed, or fail at once, as
+/// where the descriptor is closed or has no reader. ppoll(2)
 #[inline(always)]
 pub fn is_writable(buffers: &mut Buffers, descriptor: usize) -> bool {
     buffers.poll.fd = descriptor as i32;
@@ -128,33 +148,33 @@ pub fn is_writable(buffers: &mut Buffers, descriptor: usize) -> bool {
     let timeout = &raw mut buffers.action.zero;
     // SAFETY: the kernel writes one `struct pollfd`, and may write the time that is left, which is
     // zero as before, to the timeout.
-    unsafe { syscall(nr::PPOLL, [address(poll), 1, address(timeout), 0]) };
-    buffers.poll.revents & POLLOUT != 0
+    unsafe { syscall(nr::PPOLL, [address(poll), 1, address(timeout), 0]) > 0 }
 }
 
-/// Blocks these signals and no other. sigprocmask(2)
+/// Blocks these signals and no other. Returns whether that succeeds. sigprocmask(2)
 #[inline(always)]
-pub fn set_signal_mask(set: &'static SignalSet) -> i32 {
+pub fn set_signal_mask(set: &SignalSet) -> bool {
     let arguments = [SIG_SETMASK, address(set), 0, size_of::<SignalSet>()];
     // SAFETY: the kernel reads one signal set, whose size it is told, and writes none.
-    unsafe { syscall(nr::RT_SIGPROCMASK, arguments) }
+    unsafe { succeeds(nr::RT_SIGPROCMASK, arguments) }
 }
 
-/// Ignores SIGCHLD, so that the kernel releases children as they die. sigaction(2), "NOTES"
+/// Ignores SIGCHLD, so that the kernel releases children as they die. Returns whether that succeeds.
+/// sigaction(2), "NOTES"
 #[inline(always)]
-pub fn ignore_sigchld(buffers: &mut Buffers) -> i32 {
+pub fn ignore_sigchld(buffers: &mut Buffers) -> bool {
     buffers.action.handler = SIG_IGN;
     let action = &raw const buffers.action;
     // SAFETY: the kernel reads one `struct sigaction`, which is no longer than ours (five words at
     // most), and writes none. No handler is installed that could run.
     unsafe {
-        syscall(nr::RT_SIGACTION, [SIGCHLD as usize, address(action), 0, size_of::<SignalSet>()])
+        succeeds(nr::RT_SIGACTION, [SIGCHLD as usize, address(action), 0, size_of::<SignalSet>()])
     }
 }
 
 /// Sleeps until one of these signals is pending, takes it and returns its number. sigwaitinfo(2)
 #[inline(always)]
-pub fn wait_for_signal(set: &'static SignalSet) -> i32 {
+pub fn wait_for_signal(set: &SignalSet) -> i32 {
     // SAFETY: the kernel reads one signal set, whose size it is told, and writes nothing.
     unsafe { syscall(nr::RT_SIGTIMEDWAIT, [address(set), 0, 0, size_of::<SignalSet>()]) }
 }
@@ -177,43 +197,43 @@ pub fn process_id() -> i32 {
 #[inline(always)]
 pub fn close_all_but_stdio() {
     // SAFETY: no descriptor is in use but these three.
-    unsafe { syscall(nr::CLOSE_RANGE, [3, usize::MAX, 0]) };
+    unsafe { succeeds(nr::CLOSE_RANGE, [3, usize::MAX, 0]) };
 }
 
-/// Goes to the root folder. chdir(2)
+/// Goes to this folder. chdir(2)
 #[inline(always)]
-pub fn chdir_root() {
+pub fn chdir<const N: usize>(folder: &Terminated<N>) {
     // SAFETY: the kernel reads a string, which ends with a zero byte.
-    unsafe { syscall(nr::CHDIR, [address(c"/".as_ptr())]) };
+    unsafe { succeeds(nr::CHDIR, [address(folder)]) };
 }
 
 /// Names the thread. PR_SET_NAME(2const)
 #[inline(always)]
-pub fn set_thread_name(name: &core::ffi::CStr) {
+pub fn set_thread_name<const N: usize>(name: &Terminated<N>) {
     // SAFETY: the kernel reads a string, which ends with a zero byte.
-    unsafe { syscall(nr::PRCTL, [PR_SET_NAME, address(name.as_ptr())]) };
+    unsafe { succeeds(nr::PRCTL, [PR_SET_NAME, address(name)]) };
 }
 
 /// Orphans among the descendants become children of this process. PR_SET_CHILD_SUBREAPER(2const)
 #[inline(always)]
 pub fn become_child_subreaper() {
     // SAFETY: the call takes a number.
-    unsafe { syscall(nr::PRCTL, [PR_SET_CHILD_SUBREAPER, 1]) };
+    unsafe { succeeds(nr::PRCTL, [PR_SET_CHILD_SUBREAPER, 1]) };
 }
 
-/// Tells the kernel where things are from now on. PR_SET_MM_MAP(2const); the kernel needs
-/// CONFIG_CHECKPOINT_RESTORE, and the process no capability
+/// Tells the kernel where things are from now on. Returns whether that succeeds. PR_SET_MM_MAP(2const);
+/// the kernel needs CONFIG_CHECKPOINT_RESTORE, and the process no capability
 ///
 /// A 32-bit program may be on a kernel of either kind, which both refuse what is meant for the other.
 #[inline(always)]
-pub fn set_memory_map(map: &mut MemoryMap) -> i32 {
+pub fn set_memory_map(map: &mut MemoryMap) -> bool {
     if cfg!(target_pointer_width = "32") {
         // With an address of four bytes, this is where `exe_fd` is, and the struct ends behind it.
         const SIZE: usize =
             core::mem::offset_of!(MemoryMap, exe_fd).next_multiple_of(align_of::<u64>());
         map.auxv_size = NO_FILE;
-        if prctl_set_mm_map(map, SIZE) == 0 {
-            return 0;
+        if prctl_set_mm_map(map, SIZE) {
+            return true;
         }
         map.auxv_size = 0;
     }
@@ -221,10 +241,10 @@ pub fn set_memory_map(map: &mut MemoryMap) -> i32 {
     prctl_set_mm_map(map, size_of::<MemoryMap>())
 }
 
-fn prctl_set_mm_map(map: &MemoryMap, size: usize) -> i32 {
+fn prctl_set_mm_map(map: &MemoryMap, size: usize) -> bool {
     // SAFETY: the kernel reads one `struct prctl_mm_map`, whose size it is told, and changes what it
     // shows of the process, not what the process can reach.
-    unsafe { syscall(nr::PRCTL, [PR_SET_MM, PR_SET_MM_MAP, address(map), size, 0]) }
+    unsafe { succeeds(nr::PRCTL, [PR_SET_MM, PR_SET_MM_MAP, address(map), size, 0]) }
 }
 
 /// Gives memory back. munmap(2)
@@ -235,13 +255,13 @@ fn prctl_set_mm_map(map: &MemoryMap, size: usize) -> i32 {
 #[inline(always)]
 pub unsafe fn unmap(from: usize, to: usize) {
     // SAFETY: the caller answers for it.
-    unsafe { syscall(nr::MUNMAP, [from, to - from]) };
+    unsafe { succeeds(nr::MUNMAP, [from, to - from]) };
 }
 
 /// Ends the thread, which is the only one, and so the process. _exit(2)
 #[inline(always)]
 pub fn exit(status: usize) -> ! {
     // SAFETY: the call takes a number, and returns only if it is denied.
-    unsafe { syscall(nr::EXIT, [status]) };
+    unsafe { succeeds(nr::EXIT, [status]) };
     crate::arch::trap()
 }

@@ -1,6 +1,7 @@
 //! The image, in memory: what its layer, configuration, manifest and index say.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 
 use anyhow::{Context, Result};
 use canon_json::CanonJsonSerialize;
@@ -23,19 +24,13 @@ use crate::program::Compiler;
 use crate::sbom;
 
 /// The most bytes that a platform's manifest, configuration and compressed layer may have together.
-pub fn budget_bytes(platform: &Platform) -> usize {
-    match platform.name {
-        // Its instructions take a quarter more room than those of the others, compressed too.
-        "linux/ppc64le" => 2_176,
-        _ => 2_048,
-    }
-}
+pub const BUDGET_BYTES: usize = 2_048;
 
 /// What pause is.
 pub const DESCRIPTION: &str = "The infra (pause) container of a Kubernetes pod: holds its namespaces, \
                                reaps its orphans, and sleeps in two pages";
 /// The same for a manifest, where each byte counts.
-const SHORT_DESCRIPTION: &str = "pod sandbox";
+const SHORT_DESCRIPTION: &str = "sandbox";
 
 /// Some bytes, and where a layout has them.
 pub struct Blob {
@@ -273,12 +268,16 @@ pub fn header(kind: EntryType, mode: u32, size_bytes: usize, modified: Time) -> 
     header
 }
 
+/// How often zopfli tries to do better, which takes some tenths of a second. More finds next to nothing.
+const ITERATIONS: NonZeroU64 = NonZeroU64::new(60).expect("it is not zero");
+
 /// Compresses. The header that comes out has no name and no time.
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut compressed = Vec::new();
     // To look for places where a second block could start takes ten times as long as all the rest,
     // and finds some bytes or loses some.
-    let options = Options { maximum_block_splits: 1, ..Options::default() };
+    let options =
+        Options { maximum_block_splits: 1, iteration_count: ITERATIONS, ..Options::default() };
     let encoder = GzipEncoder::new(options, BlockType::Dynamic, &mut compressed);
     let mut encoder = encoder.expect("a vector takes all");
     encoder.write_all(bytes).expect("a vector takes all");

@@ -23,7 +23,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use oci_spec::distribution::Reference;
 
-use image::{Image, Time, budget_bytes};
+use image::{BUDGET_BYTES, Image, Time};
 use output::Output;
 use platform::Platform;
 use verify::Theirs;
@@ -97,9 +97,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let output = Output::new(arguments.out.as_ref().expect("clap requires it"))?;
     let image = build(&platforms, created)?;
     for part in &image.platforms {
-        let (size_bytes, budget_bytes) = (part.size_bytes(), budget_bytes(part.platform));
-        if size_bytes > budget_bytes {
-            bail!("{}: the image has {size_bytes} bytes, of {budget_bytes}", part.platform.name);
+        let (name, size_bytes) = (part.platform.name, part.size_bytes());
+        if size_bytes > BUDGET_BYTES {
+            bail!("{name}: the image has {size_bytes} bytes, of {BUDGET_BYTES}");
         }
     }
     output.write(&output::files(&image, &arguments.tag, created)?)?;

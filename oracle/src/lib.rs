@@ -89,7 +89,7 @@ mod layouts {
     const NSIG: usize = 64;
     same! {
         size_of::<SignalSet>() => NSIG / 8,
-        crate::sys::signals([1, 64]) => (1_u64 | 1 << 63),
+        u64::from_ne_bytes(crate::sys::signals([1, 64])) => (1_u64 | 1 << 63),
     }
     const _: () = assert!(cfg!(target_endian = "little") || size_of::<c_ulong>() == NSIG / 8);
 

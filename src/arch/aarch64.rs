@@ -6,7 +6,7 @@
 //! Entry point (Procedure Call Standard for the Arm 64-bit Architecture, "The Stack" and "The Frame
 //! Pointer"; `start_thread` in Linux `arch/arm64/include/asm/processor.h`): sp points at argc, and
 //! is a multiple of 16, as always. The frame record ends with a zero in x29. The arguments of a call
-//! are in x0 and x1, the return address is in x30.
+//! are in x0 to x3, the return address is in x30.
 
 use super::nth;
 
@@ -34,27 +34,32 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
-/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
-/// because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
+/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
+/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
-    ($answer:path, $main:path) => {
+    ($answer:path, $main:path, $constants:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
-                "mov x29, xzr",         // no frame is above this one
-                "mov x0, sp",           // its argument: the start stack
-                "bl {answer}",          // the result is the first argument
-                "mov x1, sp",           // second: the start stack
-                "adrp x2, page",        // third: the private page, which starts at a page
-                "add x3, x2, #4096",    // the stack from now on, at the end of that page
-                "mov sp, x3",
+                "mov x29, xzr",                      // no frame is above this one
+                "mov x0, sp",                        // first argument: the start stack
+                "adrp x1, {constants}",              // second: the constants
+                "add x1, x1, :lo12:{constants}",
+                "bl {answer}",                       // the result is the first argument
+                "mov x1, sp",                        // second: the start stack
+                "adrp x2, {constants}",              // third: the constants
+                "add x2, x2, :lo12:{constants}",
+                "adrp x3, page",                     // fourth: the private page, which starts at a page
+                "add x4, x3, #4096",                 // the stack from now on, at the end of that page
+                "mov sp, x4",
                 "bl {main}",
-                "udf #0",               // it does not return
+                "udf #0",                            // it does not return
                 answer = sym $answer,
                 main = sym $main,
+                constants = sym $constants,
             )
         }
     };

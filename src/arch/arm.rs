@@ -6,7 +6,7 @@
 //!
 //! Entry point (Procedure Call Standard for the Arm Architecture, "The Stack" and "The Frame
 //! Pointer"; `start_thread` in Linux `arch/arm/include/asm/processor.h`): sp points at argc. At a
-//! call, sp is a multiple of 8, the arguments are in r0 and r1, the return address is in lr. The
+//! call, sp is a multiple of 8, the arguments are in r0 to r3, the return address is in lr. The
 //! chain of frames ends with a zero in r11.
 
 use super::nth;
@@ -36,27 +36,30 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
-/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
-/// because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
+/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
+/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
-    ($answer:path, $main:path) => {
+    ($answer:path, $main:path, $constants:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
-                "mov r11, #0",          // no frame is above this one
-                "mov r0, sp",           // its argument: the start stack
-                "bl {answer}",          // the result is the first argument
-                "mov r1, sp",           // second: the start stack
-                "ldr r2, =page",        // third: the private page
-                "add sp, r2, #4096",    // the stack from now on, at the end of that page
+                "mov r11, #0",              // no frame is above this one
+                "mov r0, sp",               // first argument: the start stack
+                "ldr r1, ={constants}",     // second: the constants
+                "bl {answer}",              // the result is the first argument
+                "mov r1, sp",               // second: the start stack
+                "ldr r2, ={constants}",     // third: the constants
+                "ldr r3, =page",            // fourth: the private page
+                "add sp, r3, #4096",        // the stack from now on, at the end of that page
                 "bl {main}",
-                "udf #0",               // it does not return
-                ".ltorg",               // here is the address of the page
+                "udf #0",                   // it does not return
+                ".ltorg",                   // here are the two addresses
                 answer = sym $answer,
                 main = sym $main,
+                constants = sym $constants,
             )
         }
     };

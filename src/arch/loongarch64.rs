@@ -6,7 +6,7 @@
 //!
 //! Entry point (LoongArch Procedure Call Standard, "Register Convention"; `start_thread` in Linux
 //! `arch/loongarch/kernel/process.c`): $sp points at argc, and is a multiple of 16, as always. The
-//! chain of frames ends with a zero in $fp. The arguments of a call are in $a0 and $a1, the return
+//! chain of frames ends with a zero in $fp. The arguments of a call are in $a0 to $a3, the return
 //! address is in $ra.
 
 use super::nth;
@@ -35,27 +35,32 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
-/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
-/// because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
+/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
+/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
-    ($answer:path, $main:path) => {
+    ($answer:path, $main:path, $constants:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
-                "move $fp, $zero",                   // no frame is above this one
-                "move $a0, $sp",                     // its argument: the start stack
-                "bl {answer}",                       // the result is the first argument
-                "move $a1, $sp",                     // second: the start stack
-                "lu12i.w $a2, %abs_hi20(page)",      // third: the private page, whose lower 12 bits
-                                                     // are zero
-                "lu12i.w $sp, %abs_hi20(stack_top)", // the stack from now on, at the end of that page
+                "move $fp, $zero",                      // no frame is above this one
+                "move $a0, $sp",                        // first argument: the start stack
+                "lu12i.w $a1, %abs_hi20({constants})",  // second: the constants
+                "ori $a1, $a1, %abs_lo12({constants})",
+                "bl {answer}",                          // the result is the first argument
+                "move $a1, $sp",                        // second: the start stack
+                "lu12i.w $a2, %abs_hi20({constants})",  // third: the constants
+                "ori $a2, $a2, %abs_lo12({constants})",
+                "lu12i.w $a3, %abs_hi20(page)",         // fourth: the private page, whose lower 12 bits
+                                                        // are zero
+                "lu12i.w $sp, %abs_hi20(stack_top)",    // the stack from now on, at the end of that page
                 "bl {main}",
-                "break 0",                           // it does not return
+                "break 0",                              // it does not return
                 answer = sym $answer,
                 main = sym $main,
+                constants = sym $constants,
             )
         }
     };

@@ -16,6 +16,19 @@ mod current;
 
 pub use current::*;
 
+/// Makes a system call with up to five arguments. Returns whether it succeeds, for a call whose result
+/// is then zero.
+///
+/// # Safety
+///
+/// That of the system call.
+#[cfg(not(target_arch = "powerpc64"))] // which has a shorter one
+#[inline(always)]
+pub unsafe fn succeeds<const N: usize>(number: usize, arguments: [usize; N]) -> bool {
+    // SAFETY: the caller answers for what the call does.
+    unsafe { syscall(number, arguments) == 0 }
+}
+
 /// The argument with this index for a system call that has `N` of them, or no value in particular
 /// where it has fewer: a register that the call does not look at is left as it is, which costs
 /// nothing.

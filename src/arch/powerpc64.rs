@@ -8,7 +8,7 @@
 //! Entry point (Power Architecture 64-Bit ELF V2 ABI, 2.2 and 4.1.2; `start_thread` in Linux
 //! `arch/powerpc/kernel/process.c`): r1 points at argc, and is a multiple of 16, as always. At a
 //! call, r1 points at a frame of at least 32 bytes, in which the callee saves lr, and which begins
-//! with the address of the frame above, or zero; the arguments are in r3 and r4. r2 is the TOC
+//! with the address of the frame above, or zero; the arguments are in r3 to r6. r2 is the TOC
 //! pointer: the compiler reaches constants from there, although this program has no TOC.
 
 use super::nth;
@@ -40,45 +40,70 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
-/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
-/// because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
+/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
+/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
-    ($answer:path, $main:path) => {
+    ($answer:path, $main:path, $constants:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
-                "li 31, 0",             // no frame is above this one
-                "lis 2, page@h",        // the TOC pointer: pause.ld makes it the same address as the
-                                        // private page, whose lower half is zero
-                "mr 3, 1",              // its argument: the start stack
-                "addi 1, 1, -32",       // a frame below it
-                "bl {answer}",          // the result is the first argument
-                "addi 4, 1, 32",        // second: the start stack
-                "mr 5, 2",              // third: the private page
-                "addi 1, 2, 4096 - 32", // the stack from now on: the last frame of that page, where
-                                        // the zero says that none is above
+                "li 31, 0",                     // no frame is above this one
+                "lis 2, text@h",                // the TOC pointer: pause.ld makes it the same address
+                                                // as the text, whose lower half is zero
+                "mr 3, 1",                      // first argument: the start stack
+                "addi 4, 2, {constants}@l",     // second: the constants
+                "addi 1, 1, -32",               // a frame below the start stack
+                "bl {answer}",                  // the result is the first argument
+                "addi 4, 1, 32",                // second: the start stack
+                "addi 5, 2, {constants}@l",     // third: the constants
+                "lis 6, page@h",                // fourth: the private page, whose lower half is zero
+                "addi 1, 6, 4096 - 32",         // the stack from now on: the last frame of that page,
+                                                // where the zero says that none is above
                 "bl {main}",
-                "trap",                 // it does not return
+                "trap",                         // it does not return
                 answer = sym $answer,
                 main = sym $main,
+                constants = sym $constants,
             )
         }
     };
 }
 pub(crate) use entry_point;
 
-/// Enters the kernel, and negates an errno. In a function of its own, this takes the least room.
-#[unsafe(naked)]
-unsafe extern "C" fn enter() {
-    core::arch::naked_asm!(
-        "sc",       // the system call
-        "bnslr+",   // cr0.SO is clear: this is the result
-        "neg 3, 3", // it is set: this is an errno
-        "blr",
-    )
+/// Enters the kernel, and runs these instructions behind that. Its value is what is then in r3.
+macro_rules! enter {
+    ($number:expr, $arguments:expr $(, $instruction:literal)*) => {{
+        let result: core::mem::MaybeUninit<usize>;
+        // SAFETY: the registers are those of the ABI above, and all that the kernel changes is named.
+        // The caller answers for what the call does. It may read and write memory: neither `nomem`
+        // nor `readonly` is given. The kernel leaves the stack alone, there being no signal handler.
+        unsafe {
+            core::arch::asm!(
+                "sc",
+                $($instruction,)*
+                inlateout("r0") $number => _,
+                inlateout("r3") nth($arguments, 0) => result,
+                inlateout("r4") nth($arguments, 1) => _,
+                inlateout("r5") nth($arguments, 2) => _,
+                inlateout("r6") nth($arguments, 3) => _,
+                inlateout("r7") nth($arguments, 4) => _,
+                lateout("r8") _,
+                lateout("r9") _,
+                lateout("r10") _,
+                lateout("r11") _,
+                lateout("r12") _,
+                lateout("ctr") _,
+                lateout("xer") _,
+                lateout("cr0") _,
+                options(nostack),
+            );
+        }
+        // SAFETY: the kernel has put the result there.
+        unsafe { result.assume_init() as i32 }
+    }};
 }
 
 /// Makes a system call with up to five arguments. Returns the result, or the negated errno.
@@ -88,34 +113,19 @@ unsafe extern "C" fn enter() {
 /// That of the system call.
 #[inline(always)]
 pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i32 {
-    let result: core::mem::MaybeUninit<usize>;
-    // SAFETY: the registers are those of the ABI above, and all that the kernel changes is named.
-    // The caller answers for what the call does. It may read and write memory: neither `nomem` nor
-    // `readonly` is given. The kernel leaves the stack alone, there being no signal handler.
-    unsafe {
-        core::arch::asm!(
-            "bl {enter}",
-            enter = sym enter,
-            inlateout("r0") number => _,
-            inlateout("r3") nth(arguments, 0) => result,
-            inlateout("r4") nth(arguments, 1) => _,
-            inlateout("r5") nth(arguments, 2) => _,
-            inlateout("r6") nth(arguments, 3) => _,
-            inlateout("r7") nth(arguments, 4) => _,
-            lateout("r8") _,
-            lateout("r9") _,
-            lateout("r10") _,
-            lateout("r11") _,
-            lateout("r12") _,
-            lateout("lr") _,
-            lateout("ctr") _,
-            lateout("xer") _,
-            lateout("cr0") _,
-            options(nostack),
-        );
-    }
-    // SAFETY: the kernel has put the result there.
-    unsafe { result.assume_init() as i32 }
+    // cr0.SO is clear: this is the result. It is set: this is an errno.
+    enter!(number, arguments, "bns+ 2f", "neg 3, 3", "2:")
+}
+
+/// Makes a system call with up to five arguments. Returns whether it succeeds, for a call whose result
+/// is then zero. No errno is zero, so it need not be told from a result.
+///
+/// # Safety
+///
+/// That of the system call.
+#[inline(always)]
+pub unsafe fn succeeds<const N: usize>(number: usize, arguments: [usize; N]) -> bool {
+    enter!(number, arguments) == 0
 }
 
 /// Ends the process by an instruction that is none.

@@ -8,7 +8,7 @@
 //! Entry point (RISC-V Calling Conventions, "Integer Calling Convention" and "Frame Pointer
 //! Convention"; `start_thread` in Linux `arch/riscv/kernel/process.c`): sp points at argc, and is a
 //! multiple of 16, as always. The chain of frames ends with a zero in s0. The arguments of a call are
-//! in a0 and a1, the return address is in ra. gp is not set, as nothing is reached from there.
+//! in a0 to a3, the return address is in ra. gp is not set, as nothing is reached from there.
 
 use super::nth;
 
@@ -36,26 +36,32 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
-/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
-/// because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
+/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
+/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
-    ($answer:path, $main:path) => {
+    ($answer:path, $main:path, $constants:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
-                "li s0, 0",                 // no frame is above this one
-                "mv a0, sp",                // its argument: the start stack
-                "jal {answer}",             // the result is the first argument
-                "mv a1, sp",                // second: the start stack
-                "lui a2, %hi(page)",        // third: the private page, whose lower 12 bits are zero
-                "lui sp, %hi(stack_top)",   // the stack from now on, at the end of that page
+                "li s0, 0",                         // no frame is above this one
+                "mv a0, sp",                        // first argument: the start stack
+                "lui a1, %hi({constants})",         // second: the constants
+                "addi a1, a1, %lo({constants})",
+                "jal {answer}",                     // the result is the first argument
+                "mv a1, sp",                        // second: the start stack
+                "lui a2, %hi({constants})",         // third: the constants
+                "addi a2, a2, %lo({constants})",
+                "lui a3, %hi(page)",                // fourth: the private page, whose lower 12 bits are
+                                                    // zero
+                "lui sp, %hi(stack_top)",           // the stack from now on, at the end of that page
                 "jal {main}",
-                "unimp",                    // it does not return
+                "unimp",                            // it does not return
                 answer = sym $answer,
                 main = sym $main,
+                constants = sym $constants,
             )
         }
     };

@@ -8,7 +8,7 @@
 //! in Linux `arch/s390/include/asm/processor.h`): r15 points at argc, and is a multiple of 8, as
 //! always. At a call, r15 points at a frame of at least 160 bytes, in which the callee saves
 //! registers, and which begins with the address of the frame above, or zero; the arguments are in r2
-//! and r3, the return address is in r14.
+//! to r5, the return address is in r14.
 
 use super::nth;
 
@@ -36,28 +36,31 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
-/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
-/// because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
+/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
+/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
-    ($answer:path, $main:path) => {
+    ($answer:path, $main:path, $constants:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
-                "lghi %r11, 0",                // no frame is above this one
-                "lgr %r2, %r15",               // its argument: the start stack
-                "aghi %r15, -160",             // a frame below it
-                "brasl %r14, {answer}",        // the result is the first argument
-                "la %r3, 160(%r15)",           // second: the start stack
-                "larl %r4, page",              // third: the private page
-                "larl %r15, stack_top - 160",  // the stack from now on: the last frame of that page,
-                                               // where the zero says that none is above
+                "lghi %r11, 0",                 // no frame is above this one
+                "lgr %r2, %r15",                // first argument: the start stack
+                "larl %r3, {constants}",        // second: the constants
+                "aghi %r15, -160",              // a frame below the start stack
+                "brasl %r14, {answer}",         // the result is the first argument
+                "la %r3, 160(%r15)",            // second: the start stack
+                "larl %r4, {constants}",        // third: the constants
+                "larl %r5, page",               // fourth: the private page
+                "larl %r15, stack_top - 160",   // the stack from now on: the last frame of that page,
+                                                // where the zero says that none is above
                 "brasl %r14, {main}",
-                ".short 0",                    // it does not return
+                ".short 0",                     // it does not return
                 answer = sym $answer,
                 main = sym $main,
+                constants = sym $constants,
             )
         }
     };

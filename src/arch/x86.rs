@@ -35,31 +35,34 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
-/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
-/// because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
+/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
+/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
-    ($answer:path, $main:path) => {
+    ($answer:path, $main:path, $constants:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
-                "xor ebp, ebp",                  // no frame is above this one
-                "mov esi, esp",                  // the start stack
-                "sub esp, 12",                   // with one argument, a multiple of 16
-                "push esi",                      // its argument: the start stack
+                "xor ebp, ebp",                 // no frame is above this one
+                "mov esi, esp",                 // the start stack
+                "mov edi, offset {constants}",
+                "sub esp, 8",                   // with two arguments, a multiple of 16
+                "push edi",                     // second argument: the constants
+                "push esi",                     // first: the start stack
                 "call {answer}",
-                "mov esp, offset stack_top - 4", // the stack from now on, at the end of the private
-                                                 // page; with three arguments, a multiple of 16
-                "mov edx, offset page",          // third argument: the private page
-                "push edx",
-                "push esi",                      // second: the start stack
-                "push eax",                      // first: the result
+                "mov esp, offset stack_top",    // the stack from now on, at the end of the private page
+                "mov edx, offset page",
+                "push edx",                     // fourth argument: the private page
+                "push edi",                     // third: the constants
+                "push esi",                     // second: the start stack
+                "push eax",                     // first: the result
                 "call {main}",
-                "ud2",                           // it does not return
+                "ud2",                          // it does not return
                 answer = sym $answer,
                 main = sym $main,
+                constants = sym $constants,
             )
         }
     };

@@ -5,7 +5,7 @@
 //!
 //! Entry point (System V ABI for AMD64, 3.4.1): rsp points at argc, and is a multiple of 16. The
 //! frame pointer is undefined, and to be zeroed. At a call, rsp is a multiple of 16, and the
-//! arguments are in rdi and rsi.
+//! arguments are in rdi, rsi, rdx and rcx.
 
 use super::nth;
 
@@ -35,27 +35,30 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which calls `$answer` with the start stack, moves the stack to the private
-/// page, and calls `$main` with the result, the start stack and the private page. It is a macro,
-/// because only the program has an entry point.
+/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
+/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
+/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
-    ($answer:path, $main:path) => {
+    ($answer:path, $main:path, $constants:path) => {
         /// The first instructions of the program.
         #[unsafe(naked)]
         #[unsafe(no_mangle)]
         unsafe extern "C" fn _start() -> ! {
             core::arch::naked_asm!(
-                "xor ebp, ebp",              // no frame is above this one
-                "mov rdi, rsp",              // its argument: the start stack
+                "xor ebp, ebp",                  // no frame is above this one
+                "mov rdi, rsp",                  // first argument: the start stack
+                "mov esi, offset {constants}",   // second: the constants; the upper half is zeroed
                 "call {answer}",
-                "mov edi, eax",              // first argument: the result
-                "mov rsi, rsp",              // second: the start stack
-                "mov edx, offset page",      // third: the private page; the upper half is zeroed
-                "mov esp, offset stack_top", // the stack from now on, at the end of that page
+                "mov edi, eax",                  // first argument: the result
+                "mov rsi, rsp",                  // second: the start stack
+                "mov edx, offset {constants}",   // third: the constants
+                "mov ecx, offset page",          // fourth: the private page
+                "mov esp, offset stack_top",     // the stack from now on, at the end of that page
                 "call {main}",
-                "ud2",                       // it does not return
+                "ud2",                           // it does not return
                 answer = sym $answer,
                 main = sym $main,
+                constants = sym $constants,
             )
         }
     };

@@ -638,9 +638,8 @@ impl Drop for GuardedMemory {
 
 /// The bytes of a string on a start stack, without the zero that ends it.
 pub fn bytes_of(text: Text) -> Vec<u8> {
-    let start: *const std::ffi::c_char = std::ptr::with_exposed_provenance(text.address());
-    // SAFETY: a string on a start stack ends with a zero byte.
-    unsafe { CStr::from_ptr(start) }.to_bytes().to_vec()
+    // SAFETY: `take_while` goes no further than the zero byte.
+    (0..).map(|index| unsafe { text.byte(index) }).take_while(|byte| *byte != 0).collect()
 }
 
 /// The walks along the start stack at this address, from its arguments and from its environment on.
