@@ -1,7 +1,6 @@
 //! The image, in memory: what its layer, configuration, manifest and index say.
 
 use std::collections::HashMap;
-use std::num::NonZeroU64;
 
 use anyhow::{Context, Result};
 use canon_json::CanonJsonSerialize;
@@ -268,16 +267,12 @@ pub fn header(kind: EntryType, mode: u32, size_bytes: usize, modified: Time) -> 
     header
 }
 
-/// How often zopfli tries to do better, which takes some tenths of a second. More finds next to nothing.
-const ITERATIONS: NonZeroU64 = NonZeroU64::new(60).expect("it is not zero");
-
 /// Compresses. The header that comes out has no name and no time.
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut compressed = Vec::new();
     // To look for places where a second block could start takes ten times as long as all the rest,
     // and finds some bytes or loses some.
-    let options =
-        Options { maximum_block_splits: 1, iteration_count: ITERATIONS, ..Options::default() };
+    let options = Options { maximum_block_splits: 1, ..Options::default() };
     let encoder = GzipEncoder::new(options, BlockType::Dynamic, &mut compressed);
     let mut encoder = encoder.expect("a vector takes all");
     encoder.write_all(bytes).expect("a vector takes all");

@@ -72,10 +72,10 @@ fn names_the_program_that_differs() {
 #[test]
 fn names_the_field_that_differs() {
     let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
-    dist.change("pod sandbox", "no sandbox!");
+    dist.change("sandbox", "nothing");
     let text = differences(&dist, "oci");
     let expected = "linux/amd64: manifest: annotations: org.opencontainers.image.description: \
-        there \"no sandbox!\", here \"pod sandbox\"";
+        there \"nothing\", here \"sandbox\"";
     assert!(text.contains(expected), "{text}");
     assert!(!text.contains("layer"), "{text}");
 }
