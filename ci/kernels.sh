@@ -18,8 +18,9 @@ set -euo pipefail
 
 packages="qemu-system-arm qemu-system-misc qemu-system-ppc qemu-system-x86 opensbi"
 
-# Debian's name of the architecture, the release, and the kernel package, which depends on the one
-# that has the newest kernel of its kind. Debian 12 is the last release with a kernel for i386, and
+# Debian's name of the architecture, the release, or several to be tried in turn where a mirror is not
+# in step with itself, and the kernel package, which depends on the one that has the newest kernel of
+# its kind. Debian 12 is the last release with a kernel for i386, and
 # Debian 13 the first with one for riscv64. loong64 is in no release yet: the package lists of what
 # is to be one expire within days, and apt is right not to take them.
 table="
@@ -29,7 +30,7 @@ armhf    bookworm  linux-image-armmp
 i386     bookworm  linux-image-686-pae
 ppc64el  bookworm  linux-image-powerpc64le
 s390x    bookworm  linux-image-s390x
-riscv64  trixie    linux-image-riscv64
+riscv64  trixie,forky  linux-image-riscv64
 "
 
 usage() {
@@ -53,32 +54,40 @@ for arch in ${*:-$all}; do
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
-state=$dir/apt
-sources=()
-for release in $(awk 'NF { print $2 }' <<<"$table" | sort -u); do
-    archs=$(awk -v release="$release" -v missing=" ${missing[*]} " \
-        '$2 == release && index(missing, " " $1 " ") { printf " %s", $1 }' <<<"$table")
-    [ -z "$archs" ] || sources+=("$release$archs")
-done
-private_apt "$state" "${sources[@]}"
-
-for arch in "${missing[@]}"; do
-    image=$(awk -v arch="$arch" '$1 == arch { print $3 }' <<<"$table")
+fetch() {
+    local release=$1 arch=$2 image=$3 state=$dir/apt kernel binary
+    private_apt "$state" "$release $arch"
     kernel=$(apt-cache depends --important "$image:$arch" |
         awk '$1 == "Depends:" && /linux-image-/ { sub(/:.*/, "", $2); print $2; exit }')
     [ -n "$kernel" ] || { echo "$0: $image:$arch depends on no kernel" >&2; exit 1; }
+    # Newer releases have the kernel itself in a package that this one depends on.
+    binary=$(apt-cache depends --important "$kernel:$arch" |
+        awk '$1 == "Depends:" && /linux-binary-/ { sub(/:.*/, "", $2); print $2; exit }')
+    kernel=${binary:-$kernel}
 
-    rm -rf "$state/downloads"
     mkdir -p "$dir/$arch" "$state/downloads"
     (cd "$state/downloads" && apt-get -qq download "$kernel:$arch" "busybox-static:$arch")
-    # Of some 60 MB, mostly modules, only the kernel itself is wanted. Its name ends with its
+    # Of some 60 MB, mostly modules, only the kernel itself is wanted. Its name may end with its
     # version, and starts with vmlinux where it is not compressed.
     dpkg --fsys-tarfile "$state/downloads/$kernel"_*.deb |
-        tar -x -C "$state/downloads" --wildcards './boot/vmlinu*'
+        tar -x -O --wildcards './*/vmlinu[xz]*' >"$state/downloads/vmlinuz"
     dpkg --fsys-tarfile "$state/downloads"/busybox-static_*.deb |
         tar -x -O --wildcards './*bin/busybox' >"$state/downloads/busybox"
     chmod +x "$state/downloads/busybox"
     mv "$state/downloads/busybox" "$dir/$arch/busybox"
-    mv "$state/downloads/boot"/vmlinu* "$dir/$arch/vmlinuz"
-    echo "$arch: $kernel"
+    mv "$state/downloads/vmlinuz" "$dir/$arch/vmlinuz"
+    echo "$arch: $kernel of $release"
+}
+
+for arch in "${missing[@]}"; do
+    read -r _ releases image < <(awk -v arch="$arch" '$1 == arch' <<<"$table")
+    for release in ${releases//,/ }; do
+        # In a condition, the shell would go on after an error.
+        set +e
+        (set -e; fetch "$release" "$arch" "$image")
+        status=$?
+        set -e
+        [ "$status" -ne 0 ] || break
+    done
+    [ "$status" -eq 0 ] || exit "$status"
 done
