@@ -3,7 +3,12 @@
 //!
 //! The bytes depend on the source, the compiler and the target only: not on the folder, the profile
 //! or RUSTFLAGS.
+#![allow(
+    dead_code,
+    reason = "the tests and the benchmark have this file, too, and each uses a part"
+)]
 
+use std::env::consts::ARCH;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
@@ -38,6 +43,16 @@ pub static PLATFORMS: [Platform; 8] = [
 impl Platform {
     const fn new(name: &'static str, target: &'static str, arch: &'static str) -> Self {
         Self { name, target, arch }
+    }
+
+    /// That of the machine that this is compiled for, if pause is made for it.
+    pub fn own() -> Option<&'static Self> {
+        PLATFORMS.iter().find(|platform| platform.arch == ARCH)
+    }
+
+    /// The architecture, as OCI has it.
+    pub fn architecture(&self) -> &'static str {
+        self.name.split('/').nth(1).expect("a name has two parts or three")
     }
 
     /// Its name where none may have a slash: among files, and among features of cargo.

@@ -113,8 +113,7 @@ fn keep_name(mut arguments: StartStack, constants: &Constants, page: &mut Page) 
 fn shed(environment: StartStack, page: &mut Page) {
     // Without an end that is known, that of the stack has to do: what is above stays. The path of the
     // program is the last string on the stack, in its last page, and munmap rounds up.
-    let path = || environment.path();
-    let Some(end) = arch::MEMORY_END.or_else(path) else { return };
+    let Some(end) = arch::MEMORY_END.or_else(|| environment.path()) else { return };
     if sys::set_memory_map(&mut page.map) {
         // SAFETY: this starts behind the private page, the last memory that is in use. The start
         // stack is not used again: `main` goes on without it.

@@ -26,7 +26,7 @@ use crate::sys;
 /// }
 /// ```
 pub unsafe fn run() -> ! {
-    // SAFETY: the struct is integers, a null pointer and an array of them, for which zero is a value.
+    // SAFETY: the struct is made of integers, for which zero is a value.
     let mut page: Page = unsafe { core::mem::zeroed() };
     arm(&CONSTANTS, &mut page);
     reset_signal_actions();

@@ -1,11 +1,11 @@
 //! The size of an image, from an OCI image layout that has it.
 
-use std::env::consts::ARCH;
 use std::path::{Path, PathBuf};
 
-use oci_spec::image::{Arch, Descriptor, ImageIndex, ImageManifest, MediaType};
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use crate::Result;
+use crate::compile::Platform;
 
 /// A program by the name that it has in the tables, and a folder with an OCI image layout.
 #[derive(Clone)]
@@ -42,16 +42,10 @@ impl Layout {
 
     /// The first image, or index of images, that is for this machine or does not say for which.
     fn of_this_machine(&self, index: &ImageIndex) -> Result<Descriptor> {
-        let own = match ARCH {
-            "x86" => Arch::i386,
-            "x86_64" => Arch::Amd64,
-            "aarch64" => Arch::ARM64,
-            "powerpc64" => Arch::PowerPC64le,
-            "loongarch64" => Arch::LoongArch64,
-            other => Arch::from(other),
-        };
+        let own = Platform::own().ok_or("pause is not made for this machine")?.architecture();
         let is_ours = |descriptor: &&Descriptor| {
-            descriptor.platform().as_ref().is_none_or(|platform| *platform.architecture() == own)
+            let platform = descriptor.platform().as_ref();
+            platform.is_none_or(|platform| platform.architecture().to_string() == own)
         };
         let found = index.manifests().iter().find(is_ours).cloned();
         found.ok_or_else(|| format!("{}: it has no image for {own}", self.folder.display()))

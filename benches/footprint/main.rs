@@ -7,6 +7,8 @@
 //! ```
 
 mod cgroup;
+#[path = "../../compile.rs"]
+mod compile;
 mod layout;
 mod measure;
 mod picture;

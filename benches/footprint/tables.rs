@@ -1,5 +1,10 @@
 //! A run as text: all figures for a terminal, and one table for the README.
 
+#[path = "../../tests/common/number.rs"]
+mod number;
+
+pub use number::number;
+
 use crate::record::{Charged, Condition, Figures, Goal, Kind, Orphans, Record, Spread};
 
 /// A table. The first column is text, and the others are figures.
@@ -49,19 +54,6 @@ fn kib(bytes: u64) -> String {
 
 fn kib_1(bytes: f64) -> String {
     format!("{:.1}", bytes / 1_024.0)
-}
-
-/// With a comma between thousands.
-pub fn number(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 fn spread(spread: Spread, scale: f64, decimals: usize) -> String {

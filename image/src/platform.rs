@@ -7,11 +7,6 @@ use anyhow::{Result, bail};
 pub use crate::compile::{PLATFORMS as ALL, Platform};
 
 impl Platform {
-    /// The architecture.
-    pub fn architecture(&self) -> &'static str {
-        self.name.split('/').nth(1).expect("a name has two parts or three")
-    }
-
     /// The variant of the architecture.
     pub fn variant(&self) -> Option<&'static str> {
         self.name.split('/').nth(2)
@@ -61,7 +56,7 @@ impl Platform {
             }
         }
         if names.is_empty() {
-            chosen.extend(ALL.iter().filter(|platform| platform.arch == ARCH));
+            chosen.extend(Self::own());
         }
         if chosen.is_empty() {
             bail!("pause is not made for this machine ({ARCH}): choose with --platform");

@@ -7,8 +7,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::harness::{End, Process, Start, become_user, is_root, readable_copy};
 
-const VERSION: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n");
-const USAGE: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v | -h | -P]\n");
+pub const VERSION: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n");
+pub const USAGE: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v | -h | -P]\n");
 
 /// What a start says on stdout, and how it ends.
 pub fn output(start: Start) -> (String, End) {

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use rustix::process::Signal;
 
 use crate::answers::output;
-use crate::harness::{self, Body, End, Start, close, exit, fork, number, skip};
+use crate::harness::{self, Body, End, Start, close, exit, fork, skip};
+use crate::number::number;
 
 /// The name of a platform, as in `pause-linux-NAME`, and that of its emulator.
 const PLATFORMS: [(&str, &str); 8] = [
@@ -63,7 +64,7 @@ fn is_pause_on_every_platform() {
         let budget_bytes = if platform == "amd64" { 1_024 } else { 1_536 };
         assert!(size_bytes <= budget_bytes, "{platform}: {size_bytes} bytes");
         let row = format!("| linux/{} |", platform.replace('-', "/"));
-        let size = format!("{} B |", number(size_bytes as usize));
+        let size = format!("{} B |", number(size_bytes));
         let line = readme.lines().find(|line| line.starts_with(&row)).unwrap_or_default();
         assert!(line.contains(&size), "README.md should say {size} of {platform}: {line}");
 

@@ -31,14 +31,6 @@ pub fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_pause"))
 }
 
-/// A number of bytes as documents have it. No program of ours has more than four digits.
-pub fn number(value: usize) -> String {
-    match value {
-        0..1_000 => value.to_string(),
-        _ => format!("{},{:03}", value / 1_000, value % 1_000),
-    }
-}
-
 /// Whether the tests run as root, which then need no user namespace of their own.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

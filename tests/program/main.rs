@@ -16,6 +16,8 @@ mod library;
 mod memory;
 mod messages;
 mod namespaces;
+#[path = "../common/number.rs"]
+mod number;
 mod platforms;
 mod reaping;
 #[path = "../common/report.rs"]

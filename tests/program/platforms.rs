@@ -30,7 +30,7 @@ fn there_is_a_feature_for_each() {
             ),
         }
     }
-    let own = PLATFORMS.iter().find(|platform| platform.arch == std::env::consts::ARCH).unwrap();
+    let own = Platform::own().unwrap();
     assert_eq!(elf(own.name), Ok(podpause::ELF));
     for name in ["", "linux", "linux/arm64/v8", "windows/amd64"] {
         assert_eq!(elf(name), Err(PlatformError::Unknown), "{name}");

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use procfs::process::{MMPermissions, Process};
 use proptest::prelude::*;
 
-use crate::answers::output;
+use crate::answers::{USAGE, VERSION, output};
 use crate::harness::{End, GuardedMemory, Start, bytes_of, walks};
 use crate::start::{AT_EXECFN, Meaning};
 
@@ -172,9 +172,8 @@ proptest! {
         });
         match question {
             Some(question) => {
-                let version = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n");
-                let usage = if question == Meaning::Help { "[-v | -h | -P]\n" } else { "" };
-                prop_assert_eq!(output(start), (format!("{version}{usage}"), End::Exit(0)));
+                let answer = if question == Meaning::Help { USAGE } else { VERSION };
+                prop_assert_eq!(output(start), (answer.to_owned(), End::Exit(0)));
             }
             None => {
                 let process = start.spawn().asleep();

@@ -1,6 +1,5 @@
 //! What the repository promises of itself: what it depends on, what is published, its manual page.
 
-#[allow(dead_code, reason = "build.rs and the image tool use the rest")]
 #[path = "../../compile.rs"]
 mod compile;
 mod dependencies;

@@ -7,6 +7,11 @@ use std::sync::OnceLock;
 
 use serde_json::json;
 
+#[path = "../../compile.rs"]
+mod compile;
+
+use compile::Platform;
+
 use crate::harness::{Cage, find};
 
 /// The name of our image, as it is in the documentation.
@@ -78,7 +83,7 @@ fn archive(cage: &Cage, folder: &str, name: &str, config: serde_json::Value) -> 
     let digest = cage.run(&["sh", "-ec", &layer]);
     let digest = format!("sha256:{}", digest.split(' ').next().unwrap());
     let config = json!({
-        "architecture": go_architecture(),
+        "architecture": Platform::own().unwrap().architecture(),
         "os": "linux",
         "config": config,
         "rootfs": { "type": "layers", "diff_ids": [digest] },
@@ -91,16 +96,4 @@ fn archive(cage: &Cage, folder: &str, name: &str, config: serde_json::Value) -> 
         format!("cd {folder} && {tar} --file image.tar manifest.json config.json layer.tar");
     cage.run(&["sh", "-ec", &script]);
     format!("{folder}/image.tar")
-}
-
-/// The name of this architecture in images.
-fn go_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "x86" => "386",
-        "aarch64" => "arm64",
-        "loongarch64" => "loong64",
-        "powerpc64" => "ppc64le",
-        other => other,
-    }
 }

@@ -1,5 +1,7 @@
 //! What `podpause-image` promises, tested from outside, also with tools that we did not write.
 
+#[path = "../../../compile.rs"]
+mod compile;
 mod contents;
 mod dockerfile;
 #[path = "../../../tests/runtimes/docs.rs"]

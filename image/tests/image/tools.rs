@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::compile::Platform;
 use crate::docs::snippet;
 use crate::harness::{Dist, NAME, TAG, run, tool};
 
@@ -43,12 +44,8 @@ fn image() -> Dist {
 
 /// What the image for this machine says of itself, as its configuration has it.
 fn config(dist: &Dist) -> (String, Value) {
-    let name = match std::env::consts::ARCH {
-        "x86_64" => "linux/amd64",
-        "aarch64" => "linux/arm64",
-        other => panic!("{other}: this test does not know it"),
-    };
-    let image = dist.images().into_iter().find(|image| image.name == name).unwrap();
+    let own = Platform::own().unwrap();
+    let image = dist.images().into_iter().find(|image| image.name == own.name).unwrap();
     let digest = image.manifest.config().digest().digest().to_owned();
     (digest, serde_json::to_value(image.config.config()).unwrap())
 }
