@@ -1007,6 +1007,51 @@ pub fn set_handler(signal: i32, handler: libc::sighandler_t) -> io::Result<()> {
     check(unsafe { libc::syscall(call, signal, action.as_ptr(), none, 8) }).map(drop)
 }
 
+/// What the handler of [`handle`] writes to stderr.
+pub const HANDLER_RAN: &str = "a handler ran\n";
+
+/// Has a handler run for this signal, which says so on stderr.
+pub fn handle(signal: i32) -> io::Result<()> {
+    extern "C" fn handler(_: libc::c_int) {
+        let _ = rustix::io::write(rustix::stdio::stderr(), HANDLER_RAN.as_bytes());
+    }
+
+    // SAFETY: the struct is plain data, for which zero is a value: no flags, and an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    // SAFETY: the function reads one struct. The handler makes one system call.
+    check(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) }.into())
+        .map(drop)
+}
+
+/// Blocks this signal in this thread.
+pub fn block(signal: i32) {
+    let mut set = empty_set();
+    // SAFETY: the function writes one set.
+    unsafe { libc::sigaddset(&raw mut set, signal) };
+    // SAFETY: the function reads one set.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+}
+
+/// Whether this thread blocks this signal, and whether one is pending for it.
+pub fn is_blocked_and_pending(signal: i32) -> (bool, bool) {
+    let (mut blocked, mut pending) = (empty_set(), empty_set());
+    let null = std::ptr::null();
+    // SAFETY: the function writes one set.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, null, &raw mut blocked) };
+    // SAFETY: for the same reason.
+    unsafe { libc::sigpending(&raw mut pending) };
+    // SAFETY: the function reads one set.
+    let has = |set: &libc::sigset_t| unsafe { libc::sigismember(&raw const *set, signal) } == 1;
+    (has(&blocked), has(&pending))
+}
+
+/// Sends this thread a signal.
+pub fn raise(signal: i32) {
+    // SAFETY: raise(3) takes a number.
+    unsafe { libc::raise(signal) };
+}
+
 fn send_signal(pidfd: BorrowedFd, signal: i32) -> io::Result<()> {
     let (pidfd, call) = (pidfd.as_raw_fd(), libc::SYS_pidfd_send_signal);
     // SAFETY: the kernel reads no siginfo, since there is none.
