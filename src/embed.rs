@@ -1,7 +1,6 @@
 //! The program from memory: no file, no image.
 
 use std::ffi::c_char;
-use std::format;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;

@@ -1,0 +1,13 @@
+//! Sandboxes of the library, as a runtime starts them.
+//!
+//! What concerns a whole process, such as its limits, its user or the number of its children, is
+//! tested in a process of its own: this program starts itself again, and runs one test there.
+
+mod containers;
+mod errors;
+mod harness;
+mod many;
+mod namespaces;
+mod process;
+#[path = "../common/report.rs"]
+mod report;
