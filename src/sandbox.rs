@@ -420,10 +420,10 @@ fn open(path: &Path, is_writable: bool) -> Result<OwnedFd, Error> {
 }
 
 fn open_cgroup(path: &Path) -> Result<OwnedFd, Error> {
-    const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270; // Linux include/uapi/linux/magic.h
     let folder = open(path, false)?;
     match rustix::fs::fstatfs(&folder) {
-        Ok(system) if system.f_type as i64 == CGROUP2_SUPER_MAGIC => Ok(folder),
+        // CGROUP2_SUPER_MAGIC in Linux include/uapi/linux/magic.h. The type of the field differs.
+        Ok(system) if system.f_type == 0x6367_7270 => Ok(folder),
         _ => {
             let what = format!("use the cgroup {}", path.display());
             Err(Error::invalid(what, "it is no folder of cgroup v2"))
@@ -471,6 +471,39 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
+    /// Takes over a sandbox that was given up by [`into_pidfd`](Self::into_pidfd), also in another
+    /// process: in a runtime that was executed anew, or one that was started after the end of the first.
+    ///
+    /// Its namespaces are taken to be those that differ from the caller's. Where the caller is not the
+    /// parent, [`wait`](Self::wait) waits, and cannot tell the status.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] if it is no pidfd, [`ErrorKind::NotFound`] if pause has ended, and
+    /// those of reading /proc, which is needed.
+    pub fn from_pidfd(pidfd: OwnedFd) -> io::Result<Self> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        let pid: i32 = pid.ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no pidfd"))?;
+        let ended = || io::Error::new(ErrorKind::NotFound, "pause has ended");
+        if pid <= 0 {
+            return Err(ended());
+        }
+        let mut namespaces = 0;
+        for kind in Namespace::ALL.into_iter().filter(|kind| !kind.is_missing()) {
+            let link = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{}", kind.name()));
+            if link(&pid.to_string())? != link("self")? {
+                namespaces |= kind.flag();
+            }
+        }
+        // A guard from here on only: an error above must not kill it.
+        let sandbox = Self { child: Child::new(pid, pidfd), namespaces };
+        match sandbox.child.has_ended() {
+            true => Err(ended()),
+            false => Ok(sandbox),
+        }
+    }
+
     /// The process id of pause, in the PID namespace of the caller.
     pub fn pid(&self) -> u32 {
         self.child.pid as u32
@@ -618,8 +651,8 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] where it was reaped elsewhere: by a `wait` for any child, or by the
-    /// kernel, because this process ignores SIGCHLD.
+    /// [`ErrorKind::NotFound`], once it has ended, where it is not for the caller to reap: another
+    /// thread waits for any child, this process ignores SIGCHLD, or it is not the parent.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait()
     }
@@ -634,14 +667,10 @@ impl Sandbox {
     /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// # let program = Program::new()?;
     /// let sandbox = program.sandbox().new_namespaces([Namespace::User, Namespace::Net]).spawn()?;
-    /// let pid = sandbox.pid();
     /// let pidfd = sandbox.into_pidfd();
-    /// // It is there still.
-    /// assert!(std::fs::exists(format!("/proc/{pid}/ns/net"))?);
-    /// # use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
-    /// # use std::os::fd::AsFd;
-    /// # pidfd_send_signal(&pidfd, Signal::KILL)?;
-    /// # waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)?;
+    /// // It is there still, for whoever has the pidfd.
+    /// let mut sandbox = podpause::Sandbox::from_pidfd(pidfd)?;
+    /// sandbox.terminate()?;
     /// # Ok(())
     /// # }
     /// # // Where no sandbox can be made, there is none to show.

@@ -44,14 +44,16 @@ impl Child {
                 let status = status.ok_or(io::ErrorKind::Other)?;
                 Ok(*self.status.insert(exit_status(&status)))
             }
-            Err(Errno::CHILD) => Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!(
-                    "process {} was reaped elsewhere: this process ignores SIGCHLD, waits for any \
-                     child in another place, or is not the parent",
+            Err(Errno::CHILD) => {
+                let mut files = [PollFd::new(&self.pidfd, PollFlags::IN)];
+                retry_on_intr(|| poll(&mut files, None))?;
+                let text = format!(
+                    "process {} has ended, with a status that is not known here: this process \
+                     ignores SIGCHLD, waits for any child in another place, or is not the parent",
                     self.pid
-                ),
-            )),
+                );
+                Err(io::Error::new(io::ErrorKind::NotFound, text))
+            }
             Err(error) => Err(error.into()),
         }
     }

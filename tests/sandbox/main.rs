@@ -5,6 +5,7 @@
 
 mod containers;
 mod errors;
+mod examples;
 mod harness;
 mod many;
 mod namespaces;

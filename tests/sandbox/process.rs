@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use podpause::{Namespace, Program};
+use podpause::{Namespace, Program, Sandbox};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::harness::{
@@ -172,8 +172,19 @@ fn ends_with_its_runtime(test: &str, is_asked_for: bool) {
         assert!(is_readable(&pidfd, DEADLINE), "it outlives its runtime");
     } else {
         assert!(!is_readable(&pidfd, Duration::from_millis(200)), "it died with its runtime");
-        pidfd_send_signal(&pidfd, Signal::TERM).unwrap();
-        assert!(is_readable(&pidfd, DEADLINE), "it does not end");
+        // The next runtime takes it over. It is not the parent, and so is not told the status.
+        let mut sandbox = Sandbox::from_pidfd(pidfd.try_clone().unwrap()).unwrap();
+        assert_eq!(sandbox.pid(), pid as u32);
+        let mut command = Command::new("sh");
+        command.args(["-c", "exit $(($$ - 2))"]); // the second process in the PID namespace
+        assert_eq!(sandbox.start(command).unwrap().wait().unwrap().code(), Some(0));
+        assert_eq!(sandbox.terminate().unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(is_readable(&pidfd, Duration::ZERO), "it has ended by then");
+        drop(sandbox);
+        assert_eq!(Sandbox::from_pidfd(pidfd).unwrap_err().kind(), ErrorKind::NotFound);
+        let other = fs::File::open("/dev/null").unwrap();
+        let error = Sandbox::from_pidfd(other.into()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
     }
 }
 
