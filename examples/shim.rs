@@ -67,7 +67,7 @@ fn start() -> Result<()> {
         None => step("cgroup", "left out: there is no cgroup v2 to make one in"),
     }
 
-    // 6. The kernel shall kill a container first. The kubelet wants -998 for the sandbox, which needs
+    // 6. The kernel shall kill a container first. containerd gives the sandbox -998, which needs
     // CAP_SYS_RESOURCE: without that, a higher one shows as well that the shim can set it.
     let set =
         |score: &str| fs::write(proc(&sandbox, "oom_score_adj"), score).map(|()| score.to_owned());

@@ -21,7 +21,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open};
 
 use child::{Plan, Step};
-use clone::{AllSignalsBlocked, Cloned, clone3};
+use clone::{AllSignalsBlocked, Cloned, clone3, vfork};
 pub use error::Error;
 use error::Request;
 use message::{Failure, Message, channel, receive, receive_now};
@@ -273,6 +273,7 @@ impl SandboxBuilder<'_> {
             program, new, joined, uids, gids, user, host_name, cgroup, root, stderr, ..
         } = self;
         let joins = |kind| joined.iter().any(|(other, _)| *other == kind);
+        let joins_user = joins(Namespace::User);
         let request = Request {
             new: &new,
             joins_pid: joins(Namespace::Pid),
@@ -298,6 +299,7 @@ impl SandboxBuilder<'_> {
         let theirs = above_stdio(theirs).map_err(prepare)?;
 
         let makes_user = new.contains(&Namespace::User);
+        let needs_helper = request.joins_pid || joins_user || makes_user && !joined.is_empty();
         let plan = Plan {
             program: program.0.as_ref().map(AsFd::as_fd),
             channel: theirs.as_fd(),
@@ -307,7 +309,8 @@ impl SandboxBuilder<'_> {
             joined: &joined,
             new: flags(&new),
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
-            waits: makes_user || !joined.is_empty(),
+            needs_helper,
+            waits: makes_user || needs_helper,
             host_name: host_name.as_deref(),
             root: root_path.as_deref(),
             user,
@@ -317,7 +320,7 @@ impl SandboxBuilder<'_> {
         let waits = plan.waits;
         drop(theirs);
 
-        let (child, mut pipe) = listen(&request, ours.as_fd(), first, !joined.is_empty())?;
+        let (child, mut pipe) = listen(&request, ours.as_fd(), first, needs_helper)?;
         if makes_user {
             ids::write_maps(child.pid, &uids, &gids)?;
         }
@@ -365,11 +368,15 @@ impl SandboxBuilder<'_> {
 /// Clones the first child.
 fn start(plan: &Plan<'_>) -> io::Result<Child> {
     let _blocked = AllSignalsBlocked::new();
-    let is_helper = !plan.joined.is_empty();
-    let (flags, cgroup) = if is_helper { (0, None) } else { (plan.new, plan.cgroup) };
+    if plan.shares_memory() {
+        // SAFETY: the function makes system calls only, and never returns.
+        let (pid, pidfd) = unsafe { vfork(plan.new, child::become_pause_at, plan) }?;
+        return Ok(Child::new(pid, pidfd));
+    }
+    let (flags, cgroup) = if plan.needs_helper { (0, None) } else { (plan.new, plan.cgroup) };
     // SAFETY: both functions of the child make system calls only, and never return.
     match unsafe { clone3(flags, cgroup) }? {
-        Cloned::Child if is_helper => child::help(plan),
+        Cloned::Child if plan.needs_helper => child::help(plan),
         Cloned::Child => child::become_pause(plan),
         Cloned::Parent(pid, pidfd) => Ok(Child::new(pid, pidfd)),
     }

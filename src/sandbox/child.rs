@@ -1,9 +1,9 @@
 //! What happens in the child, between clone3(2) and pause: system calls, and nothing else.
 //!
-//! The child has a copy of the memory of a process that may have threads, so nothing here allocates,
-//! takes a lock, or drops what its parent owns.
+//! The child shares the memory of a process that may have threads, or has a copy of it, so nothing here
+//! allocates, takes a lock, or drops or changes what its parent owns.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
@@ -36,6 +36,8 @@ pub(super) struct Plan<'a> {
     /// Flags of the new namespaces.
     pub(super) new: u32,
     pub(super) cgroup: Option<BorrowedFd<'a>>,
+    /// Whether another process is to join the namespaces, and to clone this one.
+    pub(super) needs_helper: bool,
     /// Whether it waits for a message before it goes on.
     pub(super) waits: bool,
     pub(super) host_name: Option<&'a [u8]>,
@@ -43,6 +45,19 @@ pub(super) struct Plan<'a> {
     pub(super) user: Option<(u32, u32)>,
     /// The pidfd of the process whose end is to end it.
     pub(super) parent: Option<BorrowedFd<'a>>,
+}
+
+impl Plan<'_> {
+    /// Whether the child can share the memory of its parent, who then waits for its exec.
+    ///
+    /// It cannot if it executes nothing, if the parent has to do something meanwhile, or if it has to be
+    /// cloned by clone3(2), for which there is no function that gives the child a stack. setns(2) to a
+    /// time namespace wants memory of its own.
+    pub(super) fn shares_memory(&self) -> bool {
+        let has_time = self.new & Namespace::Time.flag() != 0
+            || self.joined.iter().any(|(kind, _)| *kind == Namespace::Time);
+        self.program.is_some() && self.cgroup.is_none() && !self.waits && !has_time
+    }
 }
 
 /// What the child does, for the parent to say what has failed.
@@ -114,8 +129,8 @@ impl<T> At<T> for io::Result<T> {
 /// Joins existing namespaces, and clones pause into them: the new process is a child of the caller's
 /// parent.
 ///
-/// It is a process of its own that joins, because of a PID namespace only the children to come are in
-/// it, and because rights that are needed to join may be gone in a new user namespace.
+/// This is for a PID namespace, which only children to come are in, and for a user namespace, in which
+/// the new namespaces are to be made, or in which the rights are gone that are needed to join others.
 pub(super) fn help(plan: &Plan<'_>) -> ! {
     let result = join(plan.joined).and_then(|()| {
         let flags = plan.new | libc::CLONE_PARENT as u32;
@@ -154,6 +169,12 @@ fn join(namespaces: &[(Namespace, OwnedFd)]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// As [`become_pause`], for a child that shares the memory.
+pub(super) extern "C" fn become_pause_at(plan: *mut c_void) -> c_int {
+    // SAFETY: `vfork` hands on a reference to a plan, which outlives this use of it.
+    become_pause(unsafe { &*plan.cast::<Plan<'_>>() })
 }
 
 /// Prepares the sandbox from within, as its first process, and becomes pause.
@@ -198,6 +219,9 @@ fn open_pipe(plan: &Plan<'_>) -> Result<OwnedFd> {
 }
 
 fn prepare(plan: &Plan<'_>, pipe: &OwnedFd) -> Result<()> {
+    if !plan.needs_helper {
+        join(plan.joined)?;
+    }
     // A terminal's Ctrl-C is not for a sandbox.
     setsid().at(Step::Start)?;
     rustix::stdio::dup2_stdin(plan.null).at(Step::Stdio)?;
