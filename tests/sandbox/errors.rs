@@ -294,6 +294,11 @@ fn for_a_program_that_cannot_be_executed_or_is_not_pause() {
         ErrorKind::Other,
         &["start pause", "it ended at once", "status: 0"],
     );
+    // Not by chance: at each start, the end of the pipe shows before the end of the process.
+    for _ in 0..200 {
+        let error = error(sandbox(&other, &[Namespace::Pid]).spawn());
+        assert!(error.to_string().contains("it ended at once"), "{error}");
+    }
     let no_program = start("/etc/passwd");
     fails(
         sandbox(&no_program, &KINDS),
