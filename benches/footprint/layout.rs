@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use crate::Result;
-use crate::compile::Platform;
+use podpause::compile::Platform;
 
 /// A program by the name that it has in the tables, and a folder with an OCI image layout.
 #[derive(Clone)]

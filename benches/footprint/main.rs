@@ -7,8 +7,6 @@
 //! ```
 
 mod cgroup;
-#[path = "../../compile.rs"]
-mod compile;
 mod layout;
 mod measure;
 mod picture;

@@ -1,9 +1,6 @@
 //! A run as text: all figures for a terminal, and one table for the README.
 
-#[path = "../../tests/common/number.rs"]
-mod number;
-
-pub use number::number;
+pub use common::number::number;
 
 use crate::record::{Charged, Condition, Figures, Goal, Kind, Orphans, Record, Spread};
 

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 
 use crate::answers::output;
 use crate::harness::{self, Body, End, Start, close, exit, fork, skip};
-use crate::number::number;
+use common::number::number;
 
 /// The name of a platform, as in `pause-linux-NAME`, and that of its emulator.
 const PLATFORMS: [(&str, &str); 8] = [

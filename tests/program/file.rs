@@ -6,9 +6,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::compile::compile;
 use crate::harness::{program, skip};
-use crate::number::number;
+use common::number::number;
+use podpause::compile::compile;
 
 /// The bytes that the target may have.
 const BUDGET_BYTES: usize = if cfg!(target_arch = "x86_64") { 1_024 } else { 1_536 };
@@ -77,14 +77,10 @@ fn is_the_library_s() {
 pub fn copy_of_sources() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for entry in fs::read_dir(root).unwrap() {
-        let path = entry.unwrap().path();
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        if matches!(extension, Some("rs" | "ld")) {
-            fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
-        }
+    fs::copy(root.join("build.rs"), folder.path().join("build.rs")).unwrap();
+    for name in ["link", "src"] {
+        copy_folder(&root.join(name), &folder.path().join(name));
     }
-    copy_folder(&root.join("src"), &folder.path().join("src"));
     // It has no dependencies, and so needs no registry.
     let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
     let mut manifest: toml::Table = toml::from_str(&manifest).unwrap();

@@ -13,18 +13,15 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use procfs::process::{Process as Proc, Stat, Status};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 
-pub(crate) use crate::report::skip;
 use crate::start::{StartStack, Text};
-
-/// How long anything may take before a test fails.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub use common::report::skip;
+pub use common::wait::{DEADLINE, is_readable};
 
 /// The program under test: the file that cargo linked.
 pub fn program() -> PathBuf {
@@ -554,20 +551,6 @@ impl Drop for Process {
         if !self.is_reaped {
             let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
             let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
-        }
-    }
-}
-
-/// Whether there is something to read, or the end, within this time.
-pub fn is_readable(file: BorrowedFd, within: Duration) -> bool {
-    let start = Instant::now();
-    loop {
-        let left = within.saturating_sub(start.elapsed());
-        let mut files = [PollFd::from_borrowed_fd(file, PollFlags::IN)];
-        match poll(&mut files, Some(&Timespec::try_from(left).unwrap())) {
-            Ok(count) => return count == 1,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => panic!("poll: {error}"),
         }
     }
 }

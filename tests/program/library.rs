@@ -8,9 +8,9 @@ use std::process::Command;
 use rustix::fs::{FileType, SealFlags, fcntl_get_seals, fstat};
 use rustix::io::{FdFlags, fcntl_getfd};
 
-use crate::docs::snippet;
 use crate::harness::{Body, Process, Start, skip};
 use crate::memory::excess;
+use common::docs::snippet;
 
 #[test]
 fn seals_its_memfd_against_every_change() {

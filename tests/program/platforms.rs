@@ -7,9 +7,9 @@ use std::process::{Command, Output};
 use podpause::{PlatformError, elf};
 use tempfile::TempDir;
 
-use crate::compile::{PLATFORMS, Platform, compile};
 use crate::file::copy_of_sources;
 use crate::harness::skip;
+use podpause::compile::{PLATFORMS, Platform, compile};
 
 #[test]
 fn there_is_a_feature_for_each() {

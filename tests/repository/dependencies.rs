@@ -2,13 +2,12 @@
 //! licences, where they come from, and which must not be there.
 
 use cargo_metadata::{CargoOpt, MetadataCommand, Package};
+use common::report::skip;
+use common::root;
+use podpause::compile::PLATFORMS;
 use serde::Deserialize;
 use serde_json::json;
 use spdx::{Expression, Licensee, ParseMode};
-
-use crate::compile::PLATFORMS;
-use crate::report::skip;
-use crate::root;
 
 /// What is read of `deny.toml`, in the words of cargo-deny.
 #[derive(Deserialize)]

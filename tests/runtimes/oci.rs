@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Cage, Job, TERMINATED, find, until};
-use crate::report::skip;
+use common::cage::{Cage, Job, TERMINATED, find};
+use common::report::skip;
+use common::wait::until;
 
 macro_rules! test_each_runtime {
     ($($name:ident)*) => {
