@@ -1,6 +1,6 @@
-//! What the repository promises of itself: what it depends on, what is published, its manual page.
+//! What holds for the repository: the files that are published, the manual page, and facts that stand in
+//! two files.
 
-mod dependencies;
+mod agreement;
 mod manual;
 mod packages;
-mod toolchain;
