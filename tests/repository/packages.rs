@@ -25,15 +25,8 @@ fn cargo(arguments: &[&str]) -> Result<String, String> {
 
 /// The paths in the repository of all files in a folder.
 fn files_in(folder: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for entry in fs::read_dir(root().join(folder)).unwrap() {
-        let path = format!("{folder}/{}", entry.unwrap().file_name().into_string().unwrap());
-        match root().join(&path).is_dir() {
-            true => found.extend(files_in(&path)),
-            false => drop(found.insert(path)),
-        }
-    }
-    found
+    let files = common::folder::files(&root().join(folder)).into_iter();
+    files.map(|path| format!("{folder}/{}", path.display())).collect()
 }
 
 /// What every package has: the manifest and the lock as they are here and as cargo writes them, and

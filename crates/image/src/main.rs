@@ -1,16 +1,19 @@
-//! Writes the OCI image of `pause`, the infra container of a pod: the same bytes on each machine, and
-//! with nothing but Rust.
+//! Writes the OCI image of `pause`, the infra container of a pod. The image has the same bytes on every
+//! machine, and building it needs only Rust.
 //!
-//! [`program`] compiles, [`mod@image`] says what the image is, and [`output`] writes it; or
-//! [`mod@verify`] compares it with what somebody else has written.
+//! [`compiler`] compiles the program, [`mod@image`] builds the image in memory, and [`output`] writes it.
+//! [`mod@verify`] compares it with an image that was written before.
 
-mod c;
+mod archive;
+mod blob;
+mod c_header;
+mod compiler;
 mod image;
 mod interrupt;
 mod output;
 mod platform;
-mod program;
 mod sbom;
+mod timestamp;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -21,10 +24,11 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use oci_spec::distribution::Reference;
 
-use image::{BUDGET_BYTES, Image, Time};
+use image::{BUDGET_BYTES, Image};
 use output::Output;
 use platform::{PLATFORMS, Platform};
-use verify::Theirs;
+use timestamp::Time;
+use verify::Written;
 
 /// Write the OCI image of pause: the same bytes on each machine, with nothing but Rust.
 #[derive(Parser)]
@@ -118,18 +122,18 @@ fn run(arguments: &Arguments) -> Result<()> {
 /// Builds the image that is in a folder, for the platforms and with the time that it says, and
 /// compares the two.
 fn verify(folder: &Path) -> Result<()> {
-    let theirs = Theirs::open(folder)?;
-    let ours = build(&theirs.platforms()?, theirs.created()?)?;
-    let differences = theirs.differences(&ours)?;
+    let written = Written::open(folder)?;
+    let built = build(&written.platforms()?, written.created()?)?;
+    let differences = written.differences(&built)?;
     if differences.is_empty() {
-        print_table(&ours);
+        print_table(&built);
         println!("{} is the same", folder.display());
         return Ok(());
     }
     for difference in &differences {
         println!("{difference}");
     }
-    bail!("it is not what {} builds: {} differences", ours.compiler, differences.len());
+    bail!("it is not what {} builds: {} differences", built.compiler, differences.len());
 }
 
 /// Builds the image, and shows how far it is where somebody looks at it.

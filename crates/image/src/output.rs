@@ -16,9 +16,12 @@ use oci_spec::image::{
 use serde_json::json;
 use tar::EntryType;
 
-use crate::image::{Blob, Image, Time, header, sha256};
+use crate::archive::header;
+use crate::blob::{Blob, sha256};
+use crate::image::Image;
 use crate::platform::file_name;
-use crate::{c, interrupt, sbom};
+use crate::timestamp::Time;
+use crate::{c_header, interrupt, sbom};
 
 /// Where containerd, podman and docker look for the full name of an image in a layout.
 pub const ANNOTATION_NAME: &str = "io.containerd.image.name";
@@ -34,7 +37,7 @@ pub fn files(image: &Image, name: &Reference, created: Time) -> Result<Files> {
     }
     files.insert("pause.tar".into(), archive(image, name, created)?);
     files.insert(sbom::FILE_NAME.into(), image.sbom.bytes.clone());
-    files.insert(c::FILE_NAME.into(), c::header(&image.platforms).into_bytes());
+    files.insert(c_header::FILE_NAME.into(), c_header::text(&image.platforms).into_bytes());
     for part in &image.platforms {
         files.insert(file_name(part.platform), part.program.clone());
     }

@@ -11,8 +11,10 @@ use cyclonedx_bom::models::metadata::Metadata;
 use cyclonedx_bom::models::tool::{Tool, Tools};
 use cyclonedx_bom::prelude::{Bom, SpecVersion};
 
-use crate::image::{DESCRIPTION, PlatformImage, Time, sha256};
-use crate::platform::file_name;
+use crate::blob::sha256;
+use crate::compiler::DESCRIPTION;
+use crate::platform::{Platform, file_name};
+use crate::timestamp::Time;
 
 /// Its media type.
 pub const MEDIA_TYPE: &str = "application/vnd.cyclonedx+json";
@@ -20,7 +22,7 @@ pub const MEDIA_TYPE: &str = "application/vnd.cyclonedx+json";
 pub const FILE_NAME: &str = "pause.cdx.json";
 
 /// The list: pause, its file for each platform, and the one library in it, which is the compiler's.
-pub fn document(platforms: &[PlatformImage], compiler: &str, created: Time) -> Result<Vec<u8>> {
+pub fn document(programs: &[(&Platform, &[u8])], compiler: &str, created: Time) -> Result<Vec<u8>> {
     let version = env!("CARGO_PKG_VERSION");
     let licence = || Some(Licenses(vec![LicenseChoice::expression("MIT OR Apache-2.0")]));
     let component = |kind, name: &str, version: &str| {
@@ -33,11 +35,11 @@ pub fn document(platforms: &[PlatformImage], compiler: &str, created: Time) -> R
     pause.description = Some(NormalizedString::new(DESCRIPTION));
     pause.purl = Some(Purl::new("cargo", "podpause", version)?);
 
-    let mut parts: Vec<_> = platforms
+    let mut parts: Vec<_> = programs
         .iter()
-        .map(|image| {
-            let mut file = component(Classification::File, &file_name(image.platform), version);
-            let content = HashValue(sha256(&image.program));
+        .map(|(platform, program)| {
+            let mut file = component(Classification::File, &file_name(platform), version);
+            let content = HashValue(sha256(program));
             file.hashes = Some(Hashes(vec![Hash { alg: HashAlgorithm::SHA_256, content }]));
             file
         })
@@ -48,30 +50,29 @@ pub fn document(platforms: &[PlatformImage], compiler: &str, created: Time) -> R
     parts.push(component(Classification::Library, "core", rust));
 
     let depends = |on: &str, dependencies| Dependency { dependency_ref: on.into(), dependencies };
-    let document = Bom {
-        // By default a random number.
-        serial_number: None,
-        metadata: Some(Metadata {
-            timestamp: Some(created.to_string().try_into()?),
-            tools: Some(Tools::List(vec![
-                Tool::new("podpause", env!("CARGO_PKG_NAME"), version),
-                Tool::new("Rust", "rustc", compiler),
-            ])),
-            component: Some(pause),
-            ..Metadata::default()
-        }),
-        components: Some(Components(parts)),
-        dependencies: Some(Dependencies(
-            std::iter::once(depends("podpause", files))
-                .chain(
-                    platforms
-                        .iter()
-                        .map(|image| depends(&file_name(image.platform), vec!["core".to_owned()])),
-                )
-                .collect(),
-        )),
-        ..Bom::default()
-    };
+    let document =
+        Bom {
+            // By default a random number.
+            serial_number: None,
+            metadata: Some(Metadata {
+                timestamp: Some(created.to_string().try_into()?),
+                tools: Some(Tools::List(vec![
+                    Tool::new("podpause", env!("CARGO_PKG_NAME"), version),
+                    Tool::new("Rust", "rustc", compiler),
+                ])),
+                component: Some(pause),
+                ..Metadata::default()
+            }),
+            components: Some(Components(parts)),
+            dependencies: Some(Dependencies(
+                std::iter::once(depends("podpause", files))
+                    .chain(programs.iter().map(|(platform, _)| {
+                        depends(&file_name(platform), vec!["core".to_owned()])
+                    }))
+                    .collect(),
+            )),
+            ..Bom::default()
+        };
     let mut bytes = Vec::new();
     document.output_as_json(&mut bytes, SpecVersion::V1_5)?;
     Ok(bytes)

@@ -1,4 +1,4 @@
-//! Compares what somebody has written with what comes out of a build here.
+//! Compares an image that was written before with one that is built now.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -10,14 +10,17 @@ use oci_spec::distribution::Reference;
 use oci_spec::image::{ANNOTATION_CREATED, Descriptor, ImageIndex, ImageManifest, MediaType};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use walkdir::WalkDir;
 
-use crate::image::{Blob, Image, PlatformImage, Time};
+use crate::blob::Blob;
+use crate::compiler::read;
+use crate::image::{Image, PlatformImage};
 use crate::output::{ANNOTATION_NAME, files};
 use crate::platform::{self, Platform};
-use crate::program::read;
+use crate::timestamp::Time;
 
-/// What somebody has written: a layout, or a folder of ours with one in it.
-pub struct Theirs {
+/// An image that was written before: a layout, or a folder of this tool that has a layout in it.
+pub struct Written {
     folder: PathBuf,
     layout: PathBuf,
     /// What the layout has to say of the index.
@@ -25,7 +28,7 @@ pub struct Theirs {
     index: ImageIndex,
 }
 
-impl Theirs {
+impl Written {
     /// Reads the index of a layout.
     pub fn open(folder: &Path) -> Result<Self> {
         let oci = folder.join("oci");
@@ -56,10 +59,10 @@ impl Theirs {
     }
 
     /// All that differs from an image that was built here, in words.
-    pub fn differences(&self, ours: &Image) -> Result<Vec<String>> {
+    pub fn differences(&self, built: &Image) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        compare_json("index", &blob(&self.layout, &self.entry)?, &ours.index, &mut found)?;
-        for (descriptor, part) in self.index.manifests().iter().zip(&ours.platforms) {
+        compare_json("index", &blob(&self.layout, &self.entry)?, &built.index, &mut found)?;
+        for (descriptor, part) in self.index.manifests().iter().zip(&built.platforms) {
             let name = platform_name(descriptor)?;
             if platform::named(&name)? != part.platform {
                 bail!("{}: the platforms are in another order", self.layout.display());
@@ -72,7 +75,7 @@ impl Theirs {
             let name = annotations.and_then(|annotations| annotations.get(ANNOTATION_NAME));
             let name = name.context("the layout does not say the name of the image")?;
             let name: Reference = name.parse().with_context(|| format!("name {name}"))?;
-            self.compare_files(&files(ours, &name, self.created()?)?, &mut found)?;
+            self.compare_files(&files(built, &name, self.created()?)?, &mut found)?;
         }
         Ok(found)
     }
@@ -81,20 +84,20 @@ impl Theirs {
     fn compare_platform(
         &self,
         descriptor: &Descriptor,
-        ours: &PlatformImage,
+        built: &PlatformImage,
         found: &mut Vec<String>,
     ) -> Result<()> {
-        let name = ours.platform.name;
+        let name = built.platform.name;
         let bytes = blob(&self.layout, descriptor)?;
-        compare_json(&format!("{name}: manifest"), &bytes, &ours.manifest, found)?;
+        compare_json(&format!("{name}: manifest"), &bytes, &built.manifest, found)?;
         let manifest: ImageManifest = parse(&bytes)?;
         let config = blob(&self.layout, manifest.config())?;
-        compare_json(&format!("{name}: configuration"), &config, &ours.config, found)?;
+        compare_json(&format!("{name}: configuration"), &config, &built.config, found)?;
         let [layer] = &manifest.layers()[..] else {
             found.push(format!("{name}: layers: there {}, here 1", manifest.layers().len()));
             return Ok(());
         };
-        let (there, here) = (blob(&self.layout, layer)?, &ours.layer.bytes);
+        let (there, here) = (blob(&self.layout, layer)?, &built.layer.bytes);
         if there != *here {
             found.push(format!("{name}: layer: there {} bytes, here {}", there.len(), here.len()));
             compare_archives(name, &there, here, found)?;
@@ -102,19 +105,18 @@ impl Theirs {
         Ok(())
     }
 
-    /// Compares the files of a folder of ours with those that it should have.
+    /// Compares the files of a folder of this tool with those that it should have.
     fn compare_files(
         &self,
-        ours: &BTreeMap<String, Vec<u8>>,
+        built: &BTreeMap<String, Vec<u8>>,
         found: &mut Vec<String>,
     ) -> Result<()> {
-        let mut theirs = Vec::new();
-        list(&self.folder, &self.folder, &mut theirs)?;
-        for path in theirs.iter().filter(|path| !ours.contains_key(*path)) {
+        let written = list(&self.folder)?;
+        for path in written.iter().filter(|path| !built.contains_key(*path)) {
             found.push(format!("{path}: there, but not here"));
         }
-        for (path, here) in ours {
-            if !theirs.contains(path) {
+        for (path, here) in built {
+            if !written.contains(path) {
                 found.push(format!("{path}: here, but not there"));
             } else if read(&self.folder.join(path))? != *here {
                 found.push(format!("{path}: the bytes differ"));
@@ -151,10 +153,10 @@ fn platform_name(descriptor: &Descriptor) -> Result<String> {
 }
 
 /// Compares JSON field by field, unless the bytes are the same.
-fn compare_json(what: &str, theirs: &[u8], ours: &Blob, found: &mut Vec<String>) -> Result<()> {
-    if theirs != ours.bytes {
+fn compare_json(what: &str, written: &[u8], built: &Blob, found: &mut Vec<String>) -> Result<()> {
+    if written != built.bytes {
         let before = found.len();
-        compare_values(what, Some(&parse(theirs)?), Some(&parse(&ours.bytes)?), found);
+        compare_values(what, Some(&parse(written)?), Some(&parse(&built.bytes)?), found);
         if found.len() == before {
             found.push(format!("{what}: the same, but in other words"));
         }
@@ -165,11 +167,11 @@ fn compare_json(what: &str, theirs: &[u8], ours: &Blob, found: &mut Vec<String>)
 /// Compares two values at this place.
 fn compare_values(
     place: &str,
-    theirs: Option<&Value>,
-    ours: Option<&Value>,
+    written: Option<&Value>,
+    built: Option<&Value>,
     found: &mut Vec<String>,
 ) {
-    match (theirs, ours) {
+    match (written, built) {
         (Some(Value::Object(there)), Some(Value::Object(here))) => {
             let new = here.keys().filter(|key| !there.contains_key(*key));
             for key in there.keys().chain(new) {
@@ -182,21 +184,26 @@ fn compare_values(
                 compare_values(&place, there.get(index), here.get(index), found);
             }
         }
-        _ if theirs == ours => {}
+        _ if written == built => {}
         _ => {
             let show = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
-            found.push(format!("{place}: there {}, here {}", show(theirs), show(ours)));
+            found.push(format!("{place}: there {}, here {}", show(written), show(built)));
         }
     }
 }
 
 /// Compares what is in two layers, file by file.
-fn compare_archives(name: &str, theirs: &[u8], ours: &[u8], found: &mut Vec<String>) -> Result<()> {
-    let (mut theirs, mut ours) = (entries(theirs)?, entries(ours)?);
-    let paths: Vec<_> = ours.keys().chain(theirs.keys()).cloned().collect();
+fn compare_archives(
+    name: &str,
+    written: &[u8],
+    built: &[u8],
+    found: &mut Vec<String>,
+) -> Result<()> {
+    let (mut written, mut built) = (entries(written)?, entries(built)?);
+    let paths: Vec<_> = built.keys().chain(written.keys()).cloned().collect();
     for path in paths {
         let place = format!("{name}: layer: {path}");
-        match (theirs.remove(&path), ours.remove(&path)) {
+        match (written.remove(&path), built.remove(&path)) {
             (None, Some(_)) => found.push(format!("{place}: here, but not there")),
             (Some(_), None) => found.push(format!("{place}: there, but not here")),
             (Some(there), Some(here)) => {
@@ -237,26 +244,23 @@ fn entries(layer: &[u8]) -> Result<Entries> {
 }
 
 /// Where two files differ first.
-fn first_difference(theirs: &[u8], ours: &[u8]) -> Option<usize> {
-    if theirs == ours {
+fn first_difference(written: &[u8], built: &[u8]) -> Option<usize> {
+    if written == built {
         return None;
     }
-    let pairs = theirs.iter().zip(ours);
+    let pairs = written.iter().zip(built);
     Some(pairs.take_while(|(there, here)| there == here).count())
 }
 
-/// All files in a folder and below, by their paths in `root`.
-fn list(root: &Path, folder: &Path, paths: &mut Vec<String>) -> Result<()> {
-    let entries =
-        std::fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))?;
-    for entry in entries {
-        let path = entry?.path();
-        if path.is_dir() {
-            list(root, &path, paths)?;
-        } else {
-            let name = path.strip_prefix(root).expect("it was found there");
-            paths.push(name.display().to_string());
+/// The paths of all files in a folder and below it, relative to the folder.
+fn list(folder: &Path) -> Result<Vec<String>> {
+    let mut paths = Vec::new();
+    for entry in WalkDir::new(folder) {
+        let entry = entry?; // the error names the path
+        if !entry.file_type().is_dir() {
+            let path = entry.path().strip_prefix(folder).expect("it was found there");
+            paths.push(path.display().to_string());
         }
     }
-    Ok(())
+    Ok(paths)
 }

@@ -19,6 +19,8 @@ use std::time::Instant;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use walkdir::WalkDir;
+
 use crate::report::skipped;
 use crate::wait::{DEADLINE, is_readable, until};
 
@@ -269,12 +271,12 @@ fn remove_cgroups_of_the_dead() {
 
 /// Removes a cgroup and those below it, as far as they are empty.
 fn remove_cgroup(path: &Path) {
-    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_cgroup(&entry.path());
+    // Files of a cgroup cannot be removed, and need not be.
+    for entry in WalkDir::new(path).contents_first(true).into_iter().flatten() {
+        if entry.file_type().is_dir() {
+            let _ = fs::remove_dir(entry.path());
         }
     }
-    let _ = fs::remove_dir(path);
 }
 
 /// A command that runs beside the test, and is killed on drop; what it started ends with the cage.

@@ -163,22 +163,12 @@ impl Dist {
     }
 }
 
-/// All files in a folder and below, by their paths there.
+/// All files in a folder and below it, by their paths there.
 pub fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let name = path.strip_prefix(root).unwrap().to_str().unwrap();
-                files.insert(name.to_owned(), fs::read(&path).unwrap());
-            }
-        }
-    }
-    files
+    let paths = common::folder::files(root).into_iter();
+    paths
+        .map(|path| (path.to_str().unwrap().to_owned(), fs::read(root.join(&path)).unwrap()))
+        .collect()
 }
 
 /// The image for one platform.

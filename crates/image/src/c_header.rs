@@ -1,4 +1,4 @@
-//! The programs for C, and for whatever reads C.
+//! The programs as a header for C.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use crate::platform::{Platform, file_name};
 pub const FILE_NAME: &str = "pause.h";
 
 /// A header with an array for each platform, and `pause_elf` for that of the compiler.
-pub fn header(platforms: &[PlatformImage]) -> String {
+pub fn text(platforms: &[PlatformImage]) -> String {
     let mut text =
         String::from("/* The program pause, for each platform: a static ELF executable. */\n");
     let mut line = |line: String| writeln!(text, "{line}").expect("a string takes everything");

@@ -8,6 +8,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use podpause::compile::{Platform, compile, write_source};
 use tempfile::TempDir;
 
+/// What pause is.
+pub const DESCRIPTION: &str = "The infra (pause) container of a Kubernetes pod: holds its namespaces, \
+                               reaps its orphans, and sleeps in two pages";
+
 /// A compiler, and the source in a folder of its own.
 pub struct Compiler {
     rustc: OsString,
