@@ -5,24 +5,16 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-#[cfg(target_pointer_width = "32")]
-use object::elf::FileHeader32 as FileHeader;
-#[cfg(target_pointer_width = "64")]
-use object::elf::FileHeader64 as FileHeader;
 use object::elf::{
     EF_ARM_ABI_FLOAT_HARD, EF_ARM_ABI_FLOAT_SOFT, EF_ARM_EABI_VER5, EF_LARCH_ABI_DOUBLE_FLOAT,
-    EF_LARCH_OBJABI_V1, EF_RISCV_FLOAT_ABI_DOUBLE, EF_RISCV_RVC, ET_EXEC, PF_R, PF_W, PF_X,
-    PT_GNU_STACK, PT_LOAD,
+    EF_LARCH_OBJABI_V1, EF_RISCV_FLOAT_ABI_DOUBLE, EF_RISCV_RVC, ET_EXEC, FileHeader32,
+    FileHeader64, PF_R, PF_W, PF_X, PT_GNU_STACK, PT_LOAD,
 };
-use object::read::elf::{ElfFile, FileHeader as _, ProgramHeader as _};
+use object::read::elf::{ElfFile, FileHeader, ProgramHeader as _};
 use object::{Endianness, Object as _};
 use tempfile::TempDir;
 
 use crate::harness::{program, skip};
-use common::number::number;
-use podpause::compile::compile;
-
-type Word = <FileHeader<Endianness> as object::read::elf::FileHeader>::Word;
 
 /// The bytes that the target may have.
 const BUDGET_BYTES: usize = if cfg!(target_arch = "x86_64") { 1_024 } else { 1_536 };
@@ -37,7 +29,7 @@ fn is_within_its_budget() {
 #[cfg(target_arch = "x86_64")]
 fn is_as_large_as_the_readme_says() {
     let readme = include_str!("../../README.md");
-    let words = format!("in {} bytes", number(podpause::ELF.len() as u64));
+    let words = format!("in {} bytes", common::number::number(podpause::ELF.len() as u64));
     assert!(readme.contains(&words), "README.md should say {words:?}");
 }
 
@@ -52,7 +44,7 @@ fn is_accounted_for_byte_by_byte() {
     if let Err(error) = Command::new(&rustc).arg("--version").output() {
         skip!("rustc", "this user cannot run {}: {error}", rustc.display());
     }
-    compile(&rustc, root, "x86_64-unknown-linux-gnu", &pause).unwrap();
+    podpause::compile::compile(&rustc, root, "x86_64-unknown-linux-gnu", &pause).unwrap();
     assert!(fs::read(&pause).unwrap() == podpause::ELF);
 
     // The rows of the table, by what the linker calls the pieces.
@@ -76,7 +68,7 @@ fn is_accounted_for_byte_by_byte() {
     let first = rows.map(|row| row.split('|').nth(1).unwrap().trim().to_owned());
     let said: Vec<_> = first.collect();
     let mut expected: Vec<_> = found.iter().map(|size| size.to_string()).collect();
-    expected.push(format!("**{}**", number(podpause::ELF.len() as u64)));
+    expected.push(format!("**{}**", common::number::number(podpause::ELF.len() as u64)));
     assert_eq!(said, expected, "docs/design.md");
     assert_eq!(found.iter().sum::<usize>(), podpause::ELF.len());
 }
@@ -180,10 +172,17 @@ fn cannot_be_linked_with_what_it_must_not_have() {
 /// The header says what a strict loader and a security review ask for.
 #[test]
 fn has_two_segments_and_neither_is_writable_and_executable() {
-    let elf = ElfFile::<FileHeader<Endianness>>::parse(podpause::ELF).unwrap();
+    match size_of::<usize>() {
+        4 => check_header::<FileHeader32<Endianness>>(),
+        _ => check_header::<FileHeader64<Endianness>>(),
+    }
+}
+
+fn check_header<Header: FileHeader<Endian = Endianness>>() {
+    let elf = ElfFile::<Header>::parse(podpause::ELF).unwrap();
     let (header, endian) = (elf.elf_header(), elf.endian());
     assert_eq!(header.e_type(endian), ET_EXEC);
-    assert_eq!((header.e_shoff(endian).into(), header.e_shnum(endian)), (0_u64, 0), "no sections");
+    assert_eq!((header.e_shoff(endian).into(), header.e_shnum(endian)), (0, 0), "no sections");
     // rustc and this reader have the same names of architectures, but for one.
     let architecture = format!("{:?}", elf.architecture()).to_lowercase();
     assert_eq!(architecture.replace("i386", "x86"), ARCH);
@@ -206,7 +205,7 @@ fn has_two_segments_and_neither_is_writable_and_executable() {
     );
 
     let [text, page, _] = segments[..] else { panic!("three segments") };
-    let long = |value: Word| u64::from(value);
+    let long = |value: Header::Word| -> u64 { value.into() };
     let size = podpause::ELF.len() as u64;
     assert_eq!(
         (long(text.p_offset(endian)), long(text.p_filesz(endian))),
