@@ -9,11 +9,8 @@
 mod cgroup;
 mod layout;
 mod measure;
-mod picture;
 mod process;
 mod programs;
-mod record;
-mod tables;
 
 use std::fs;
 use std::io::IsTerminal;
@@ -26,9 +23,10 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use cgroup::{Hierarchy, Version};
+use common::footprint::record::{Condition, Kind, Machine, Record, definitions, goals};
+use common::footprint::{picture, tables};
 use layout::Layout;
 use measure::Subject;
-use record::{Condition, Kind, Machine, Record, definitions, goals};
 
 /// An error is a sentence for the person at the terminal.
 type Result<T> = std::result::Result<T, String>;

@@ -10,7 +10,7 @@ use crate::Result;
 use crate::cgroup::{Charge, Group, Hierarchy};
 use crate::process::{self, Pinned, Process, Setting, start};
 use crate::programs::Program;
-use crate::record::{
+use common::footprint::record::{
     Charged, Condition, Figures, Idle, Kind, Memory, Orphans, Sandbox, Scale, Spread, Start,
 };
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Result;
-use crate::record::Kind;
+use common::footprint::record::Kind;
 
 pub struct Program {
     pub name: String,

@@ -4,6 +4,7 @@ pub mod cage;
 pub mod calls;
 pub mod docs;
 pub mod folder;
+pub mod footprint;
 pub mod images;
 pub mod number;
 pub mod report;

@@ -6,8 +6,8 @@
 
 use std::fmt::Write;
 
-use crate::record::{Charged, Condition, Figures, Kind, Record};
-use crate::tables::number;
+use super::record::{Charged, Condition, Figures, Kind, Record};
+use crate::number::number;
 
 const WIDTH: f64 = 980.0;
 /// Where the figures begin and end: names are to the left, and values to the right.

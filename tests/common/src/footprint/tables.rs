@@ -1,8 +1,8 @@
 //! A run as text: all figures for a terminal, and one table for the README.
 
-pub use common::number::number;
+use crate::number::number;
 
-use crate::record::{Charged, Condition, Figures, Goal, Kind, Orphans, Record, Spread};
+use super::record::{Charged, Condition, Figures, Goal, Kind, Orphans, Record, Spread};
 
 /// A table. The first column is text, and the others are figures.
 struct Table {
@@ -134,7 +134,7 @@ fn memory(record: &Record) -> Table {
     ]);
     for program in &record.programs {
         let memory = program.memory.as_ref();
-        let figure = |figure: &dyn Fn(&crate::record::Memory) -> u64| {
+        let figure = |figure: &dyn Fn(&super::record::Memory) -> u64| {
             or_dash(memory.map(|memory| kib(figure(memory))))
         };
         table.rows.push(vec![
