@@ -20,11 +20,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use common::footprint::record::{Condition, Kind, Machine, Record, definitions, goals};
+use common::footprint::{picture, tables};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use cgroup::{Hierarchy, Version};
-use common::footprint::record::{Condition, Kind, Machine, Record, definitions, goals};
-use common::footprint::{picture, tables};
 use layout::Layout;
 use measure::Subject;
 

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use common::report::{skip, tell};
+
 use vm::Vm;
 
 /// Debian's name of the architecture that the tests are compiled for.

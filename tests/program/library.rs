@@ -5,12 +5,12 @@ use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
 
+use common::docs::snippet;
 use rustix::fs::{FileType, SealFlags, fcntl_get_seals, fstat};
 use rustix::io::{FdFlags, fcntl_getfd};
 
 use crate::harness::{Body, Process, Start, skip};
 use crate::memory::excess;
-use common::docs::snippet;
 
 #[test]
 fn seals_its_memfd_against_every_change() {

@@ -6,7 +6,6 @@ use std::process::Command;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use rustix::fs::MemfdFlags;
-
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::harness::{Body, Process, Start, copy_program, skip};

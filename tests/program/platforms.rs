@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use podpause::compile::{PLATFORMS, Platform, compile};
 use podpause::{PlatformError, elf};
 use tempfile::TempDir;
 
 use crate::file::copy_of_sources;
 use crate::harness::skip;
-use podpause::compile::{PLATFORMS, Platform, compile};
 
 #[test]
 fn there_is_a_feature_for_each() {

@@ -1,12 +1,12 @@
 //! docker: pause as a container that others join.
 
-use serde_json::Value;
-
-use crate::seccomp;
 use common::cage::{Cage, Job, TERMINATED};
 use common::docs::snippet;
 use common::images::{self, BUSYBOX, PAUSE};
 use common::wait::until;
+use serde_json::Value;
+
+use crate::seccomp;
 
 /// dockerd in a cage, with the containerd that it starts itself.
 struct Docker {

@@ -5,11 +5,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 use common::cage::{Cage, Job, TERMINATED, find};
 use common::report::skip;
 use common::wait::until;
+use serde_json::{Value, json};
 
 macro_rules! test_each_runtime {
     ($($name:ident)*) => {

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use serde_json::Value;
-
-use crate::seccomp;
 use common::cage::{Cage, TERMINATED};
 use common::docs::snippet;
 use common::images::{self, BUSYBOX, PAUSE};
 use common::wait::until;
+use serde_json::Value;
+
+use crate::seccomp;
 
 /// Where podman finds its configuration in the cage.
 const CONF: &str = "/run/podman-test/containers.conf";

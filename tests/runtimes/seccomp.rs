@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use common::cage::TERMINATED;
+use common::wait::until;
 use serde_json::{Value, json};
 
 use crate::oci::{Body, Bundle, Runtime, field, test_each_runtime};
-use common::cage::TERMINATED;
-use common::wait::until;
 
 /// What crun calls with the filter loaded, where the container has no_new_privs. It is what no runtime
 /// can do without. (The newer one also calls `close_range`, as pause does.)

@@ -6,6 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
+use common::cage::{Cage, Job};
+use common::docs::snippet;
+use common::images::{self, BUSYBOX, PAUSE};
+use common::wait::until;
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
@@ -13,11 +17,6 @@ use k8s_cri::v1::security_profile::ProfileType;
 use k8s_cri::v1::*;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
-
-use common::cage::{Cage, Job};
-use common::docs::snippet;
-use common::images::{self, BUSYBOX, PAUSE};
-use common::wait::until;
 
 /// What containerd 1.x needs in a cage, in the table that the page's snippet has opened.
 const IN_A_CAGE_1: &str = r#"
@@ -366,7 +365,7 @@ fn shares_namespaces_as_told() {
 fn answers_as_an_ordinary_container() {
     let Some(containerd) = Containerd::new(PAUSE) else { return };
     let profile = "/run/seccomp.json";
-    containerd.cage.write(profile, include_str!("../../docs/seccomp.json"));
+    containerd.cage.write(profile, include_str!("../../../docs/seccomp.json"));
     let seccomp = || SecurityProfile {
         profile_type: ProfileType::Localhost as i32,
         localhost_ref: profile.into(),

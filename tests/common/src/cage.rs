@@ -18,7 +18,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
 use walkdir::WalkDir;
 
 use crate::report::skipped;

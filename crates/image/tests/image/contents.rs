@@ -6,27 +6,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use common::report::skip;
 use cyclonedx_bom::prelude::{Bom, Validate};
 use flate2::read::GzDecoder;
 use oci_spec::image::{ImageManifest, MediaType};
+use podpause::compile::{PLATFORMS, Platform};
 use tar::{Archive, EntryType};
 
 use crate::harness::{Dist, NAME, TAG, podpause_image, run, sha256, stand_in_compiler};
-use common::report::skip;
 
 /// The most bytes for this machine's platform.
 const BUDGET_BYTES: usize = 2_048;
-
-const ALL: [&str; 8] = [
-    "linux/amd64",
-    "linux/arm64",
-    "linux/arm/v7",
-    "linux/ppc64le",
-    "linux/s390x",
-    "linux/riscv64",
-    "linux/loong64",
-    "linux/386",
-];
 
 /// The program that this machine runs is the library's, in the layer and beside it.
 #[test]
@@ -123,13 +113,13 @@ fn has_the_platforms_that_are_asked_for_each_once_and_in_order() {
     let names = |arguments: &[&str]| -> Vec<String> {
         Dist::stand_in(arguments).images().into_iter().map(|image| image.name).collect()
     };
-    assert_eq!(names(&["--platform", "all"]), ALL);
+    assert_eq!(names(&["--platform", "all"]), PLATFORMS.map(|platform| platform.name));
     // As containerd normalises them.
     let asked = ["--platform", "linux/386,linux/arm64/v8,linux/arm", "--platform", "linux/arm64"];
     assert_eq!(names(&asked), ["linux/arm64", "linux/arm/v7", "linux/386"]);
 
     let dist = Dist::stand_in(&["--platform", "all"]);
-    for name in ALL {
+    for Platform { name, .. } in PLATFORMS {
         let path = dist.path(&format!("pause-{}", name.replace('/', "-")));
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o111, 0o111);
     }
@@ -141,7 +131,7 @@ fn has_the_platforms_that_are_asked_for_each_once_and_in_order() {
 fn is_within_its_budget() {
     let programs = std::env::var_os("PODPAUSE_PROGRAMS").map(PathBuf::from);
     let mut missing = Vec::new();
-    for name in ALL {
+    for Platform { name, .. } in PLATFORMS {
         let folder = tempfile::tempdir().unwrap();
         let rustc = programs.as_ref().map(|programs| {
             let program = programs.join(format!("pause-{}", name.replace('/', "-")));

@@ -11,14 +11,14 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::report::skip;
+use podpause::compile::PLATFORMS;
 use serde_json::Value;
 use tar::{Archive, EntryType};
 use tempfile::TempDir;
 
 use crate::harness::{Dist, run, tool};
 use crate::tools::{Daemon, dockerd, need_root, storage};
-use common::report::skip;
-use podpause::compile::PLATFORMS;
 
 const DOCKERFILE: &str = include_str!("../../../../Dockerfile");
 

@@ -2,19 +2,18 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use common::report::skip;
+use common::wait::{DEADLINE, is_readable};
+use podpause::compile::PLATFORMS;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 use tempfile::TempDir;
 
 use crate::harness::{errors, podpause_image, run, stand_in_compiler};
-use common::report::skip;
-use podpause::compile::PLATFORMS;
 
 /// A folder with a compiler, and an empty folder `home` to write to.
 fn folder() -> TempDir {
@@ -219,14 +218,15 @@ fn leaves_nothing_when_it_is_interrupted() {
             .env("RUSTC", &rustc);
         command.stderr(Stdio::piped()).process_group(0);
         let mut tool = Interruptible(command.spawn().unwrap());
-        wait_for(&started);
+        assert!(is_readable(&started, DEADLINE), "it took too long");
         let pid = Pid::from_child(&tool.0);
         match to_both {
             true => kill_process_group(pid, signal).unwrap(),
             false => kill_process(pid, signal).unwrap(),
         }
         go_on.write_all(b"\n").unwrap();
-        wait_for(&pidfd_open(pid, PidfdFlags::empty()).unwrap());
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        assert!(is_readable(&pidfd, DEADLINE), "it took too long");
         let status = tool.0.wait().unwrap();
         let mut words = String::new();
         tool.0.stderr.take().unwrap().read_to_string(&mut words).unwrap();
@@ -244,13 +244,6 @@ impl Drop for Interruptible {
         let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
         let _ = self.0.wait();
     }
-}
-
-/// Waits until there is something to read, or the end of a process.
-fn wait_for(file: &impl AsFd) {
-    let deadline = Timespec { tv_sec: 60, tv_nsec: 0 };
-    let ready = poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&deadline)).unwrap();
-    assert_eq!(ready, 1, "it took too long");
 }
 
 #[test]

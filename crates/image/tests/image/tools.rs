@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::docs::snippet;
+use podpause::compile::Platform;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::harness::{Dist, NAME, TAG, run, tool};
-use common::docs::snippet;
-use podpause::compile::Platform;
 
 /// The tool with this name; where there is none, the test is skipped.
 macro_rules! need {

@@ -1,8 +1,7 @@
 //! A run as text: all figures for a terminal, and one table for the README.
 
-use crate::number::number;
-
 use super::record::{Charged, Condition, Figures, Goal, Kind, Orphans, Record, Spread};
+use crate::number::number;
 
 /// A table. The first column is text, and the others are figures.
 struct Table {
