@@ -22,7 +22,7 @@ use include_dir::{Dir, include_dir};
 #[path = "../link/compile.rs"]
 mod link;
 
-pub use link::{PLATFORMS, Platform, budget_bytes, compile};
+pub use link::{PLATFORMS, Platform, compile};
 
 static SOURCE: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");
 const LINKER_SCRIPT: &str = include_str!("../link/pause.ld");
