@@ -7,14 +7,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use common::docs::snippet;
 use rustix::fs::{FileType, MemfdFlags, SealFlags, fcntl_get_seals, fstat};
 use rustix::io::{FdFlags, fcntl_getfd};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 
-use crate::docs::snippet;
 use crate::harness::{
     Body, End, Form, HANDLER_RAN, Process, Start, block, handle, is_blocked_and_pending, kill,
-    raise, set_limit, skip, unblock_all,
+    raise, skip, unblock_all,
 };
 use crate::memory::excess;
 
@@ -112,10 +112,14 @@ fn again(test: &str, case: &str) -> Command {
     command
 }
 
+fn set_limit(resource: Resource, limit: u64) {
+    setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
+}
+
 /// Without care, the kernel sends SIGXFSZ, which kills the runtime.
 #[test]
 fn memfd_beyond_the_file_size_limit_is_an_error_and_no_signal() {
-    let limit = |bytes| set_limit(libc::RLIMIT_FSIZE, bytes).unwrap();
+    let limit = |bytes| set_limit(Resource::Fsize, bytes);
     let size_bytes = podpause::ELF.len() as u64;
     let test = "library::memfd_beyond_the_file_size_limit_is_an_error_and_no_signal";
     let Ok(case) = std::env::var(INSIDE) else {
@@ -135,7 +139,7 @@ fn memfd_beyond_the_file_size_limit_is_an_error_and_no_signal() {
         return;
     }
     // Descriptors would run out, were one lost each time.
-    set_limit(libc::RLIMIT_NOFILE, 64).unwrap();
+    set_limit(Resource::Nofile, 64);
     limit(case.parse().unwrap());
     for _ in 0..100 {
         let error = podpause::memfd().unwrap_err();
@@ -161,7 +165,7 @@ fn memfd_fits_in_a_file_size_limit_of_its_own_size() {
         assert!(output.status.success(), "{output:?}");
         return;
     }
-    set_limit(libc::RLIMIT_FSIZE, podpause::ELF.len() as u64).unwrap();
+    set_limit(Resource::Fsize, podpause::ELF.len() as u64);
     podpause::memfd().unwrap();
 }
 

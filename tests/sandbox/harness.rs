@@ -4,19 +4,14 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use podpause::{Error, Namespace, Program, Sandbox, SandboxBuilder};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-pub(crate) use crate::report::skip;
-
-/// How long anything may take before a test fails.
-pub const DEADLINE: Duration = Duration::from_secs(120);
+pub use common::report::skip;
+pub use common::wait::{DEADLINE, is_readable};
 
 /// Says, in its environment, which case a process is.
 const CASE: &str = "PODPAUSE_TEST_CASE";
@@ -123,13 +118,6 @@ fn read<R: io::Read + Send + 'static>(file: Option<R>) -> std::thread::JoinHandl
         file.unwrap().read_to_end(&mut bytes).unwrap();
         bytes
     })
-}
-
-/// Whether there is something to read, or the end, within this time.
-pub fn is_readable(file: &impl AsFd, within: Duration) -> bool {
-    let within = Timespec::try_from(within).unwrap();
-    let mut files = [PollFd::new(file, PollFlags::IN)];
-    rustix::io::retry_on_intr(|| poll(&mut files, Some(&within))).unwrap() > 0
 }
 
 /// What a namespace of a process is: its kind and inode.

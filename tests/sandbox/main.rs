@@ -10,5 +10,3 @@ mod harness;
 mod many;
 mod namespaces;
 mod process;
-#[path = "../common/report.rs"]
-mod report;
