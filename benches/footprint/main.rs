@@ -157,7 +157,11 @@ fn measure(options: &Options) -> Result<Record> {
     measure::starts(&mut subjects, &step)?;
     bar.set_message("sandboxes");
     match podpause::memfd() {
-        Ok(memfd) => measure::sandboxes(&mut subjects, memfd.as_fd(), &step)?,
+        Ok(memfd) => {
+            measure::sandboxes(&mut subjects, memfd.as_fd(), &step)?;
+            let library = podpause::Program::new().map_err(|error| error.to_string())?;
+            measure::library_sandboxes(&mut subjects, &library)?;
+        }
         Err(error) => notes.push(format!("sandboxes: not measured: {error}")),
     }
     bar.set_message("orphans");

@@ -1,6 +1,8 @@
 //! A run as text: all figures for a terminal, and one table for the README.
 
-use super::record::{Charged, Condition, Figures, Goal, Kind, Orphans, Record, Spread};
+use super::record::{
+    Charged, Condition, Figures, Goal, Kind, LibrarySandbox, Orphans, Record, Spread,
+};
 use crate::number::number;
 
 /// A table. The first column is text, and the others are figures.
@@ -213,14 +215,27 @@ fn starts(record: &Record) -> Table {
 }
 
 fn sandboxes(record: &Record) -> Table {
-    let mut table = Table::new(&["", "from its file", "from a memfd", "memfd / file"]);
+    let mut table = Table::new(&[
+        "",
+        "from its file",
+        "from a memfd",
+        "memfd / file",
+        "spawn()",
+        "bare clone3 and exec",
+        "spawn() / bare",
+    ]);
     for program in &record.programs {
         let Some(sandbox) = &program.sandbox else { continue };
+        let library = sandbox.library.as_ref();
+        let ratio = |library: &LibrarySandbox| library.spawn_us.median / library.bare_us.median;
         table.rows.push(vec![
             program.name.clone(),
             spread(sandbox.file_us, 1.0, 0),
             spread(sandbox.memfd_us, 1.0, 0),
             format!("{:.2}", sandbox.memfd_us.median / sandbox.file_us.median),
+            or_dash(library.map(|library| spread(library.spawn_us, 1.0, 0))),
+            or_dash(library.map(|library| spread(library.bare_us, 1.0, 0))),
+            or_dash(library.map(|library| format!("{:.2}", ratio(library)))),
         ]);
     }
     table
