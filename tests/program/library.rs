@@ -7,7 +7,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::docs::snippet;
 use rustix::fs::{FileType, MemfdFlags, SealFlags, fcntl_get_seals, fstat};
 use rustix::io::{FdFlags, fcntl_getfd};
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
@@ -255,32 +254,4 @@ fn run_lets_no_handler_of_the_caller_run() {
 fn says_why_something_cannot_be_executed() {
     let error = podpause::exec(File::open("/dev/null").unwrap().as_fd());
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-}
-
-/// The program in docs/embedding.md is a runtime in Go that has pause inside.
-#[test]
-fn is_embedded_by_go() {
-    if let Err(error) = Command::new("go").arg("version").output() {
-        skip!("go", "there is no Go toolchain: {error}");
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let files = [
-        ("main.go", snippet("embedding.md", "go", "//go:embed pause").into_bytes()),
-        ("go.mod", b"module runtime.example\n\ngo 1.16\n".to_vec()),
-        ("pause", podpause::ELF.to_vec()),
-    ];
-    for (name, content) in files {
-        std::fs::write(folder.path().join(name), content).unwrap();
-    }
-    let go = |arguments: &[&str]| {
-        let mut go = Command::new("go");
-        go.args(arguments).current_dir(folder.path()).env("GOTOOLCHAIN", "local");
-        go.env("GOCACHE", folder.path().join("cache")).output().unwrap()
-    };
-    let output = go(&["vet"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let output = go(&["run", "."]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.ends_with(" is /pause\nit ended with status 0\n"), "{text}");
 }

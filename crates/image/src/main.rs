@@ -8,6 +8,7 @@ mod archive;
 mod blob;
 mod c_header;
 mod compiler;
+mod go;
 mod image;
 mod interrupt;
 mod output;
@@ -60,8 +61,9 @@ Files in FOLDER:
   pause.tar                 the image as one file, for podman, containerd, docker, skopeo, buildah
   pause-linux-amd64, …      the programs alone
   pause.h                   the programs as arrays for C
+  go/                       the programs as a module for Go
   pause.cdx.json            the SBOM, in the format CycloneDX
-  SHA256SUMS                the sums of the files above
+  SHA256SUMS                the sums of the files above that are in no folder
 
 Platforms:
   --list-platforms prints them. A platform other than this machine's needs the library of its target:

@@ -21,7 +21,7 @@ use crate::blob::{Blob, sha256};
 use crate::image::Image;
 use crate::platform::file_name;
 use crate::timestamp::Time;
-use crate::{c_header, interrupt, sbom};
+use crate::{c_header, go, interrupt, sbom};
 
 /// Where containerd, podman and docker look for the full name of an image in a layout.
 pub const ANNOTATION_NAME: &str = "io.containerd.image.name";
@@ -38,6 +38,9 @@ pub fn files(image: &Image, name: &Reference, created: Time) -> Result<Files> {
     files.insert("pause.tar".into(), archive(image, name, created)?);
     files.insert(sbom::FILE_NAME.into(), image.sbom.bytes.clone());
     files.insert(c_header::FILE_NAME.into(), c_header::text(&image.platforms).into_bytes());
+    for (path, bytes) in go::files(&image.platforms) {
+        files.insert(format!("{}/{path}", go::FOLDER), bytes);
+    }
     for part in &image.platforms {
         files.insert(file_name(part.platform), part.program.clone());
     }

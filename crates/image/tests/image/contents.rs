@@ -214,6 +214,13 @@ fn has_no_other_files() {
     let others: Vec<_> = files.keys().filter(|path| !path.starts_with("oci/blobs/")).collect();
     let expected = [
         "SHA256SUMS",
+        "go/LICENSE-APACHE",
+        "go/LICENSE-MIT",
+        "go/go.mod",
+        "go/pause-linux-amd64",
+        "go/podpause.go",
+        "go/program_linux_amd64.go",
+        "go/version.go",
         "oci/index.json",
         "oci/oci-layout",
         "pause-linux-amd64",

@@ -3,6 +3,7 @@
 mod contents;
 mod dockerfile;
 mod errors;
+mod go;
 mod harness;
 mod reproducible;
 mod schema;
