@@ -5,8 +5,9 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::{Mutex, PoisonError};
 
-use rustix::process::{dumpable_behavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
 
 /// The flag CLONE_INTO_CGROUP of clone3(2), which the libc crate has for glibc only.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -75,23 +76,49 @@ pub(super) unsafe fn vfork<T>(
     let flags =
         flags as c_int | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     let argument = (&raw const *argument).cast_mut().cast();
-    // A change of user makes the memory of the child undumpable, which is that of the caller. Only
-    // when the child has left it may that be undone: till then, nobody who is that user may trace it.
-    let before = dumpable_behavior();
+    let _dumpable = Dumpable::shared();
     // SAFETY: the child has a stack of its own, whose end is aligned. Stack and argument outlive its
     // use of them, since this thread goes on only after its exec or its end (CLONE_VFORK). The kernel
     // writes one descriptor to `pidfd`. What the child does, the caller answers for.
     let pid = unsafe { libc::clone(child, top.cast(), flags, argument, &raw mut pidfd) };
-    let error = io::Error::last_os_error();
-    if let Ok(before) = before
-        && dumpable_behavior().is_ok_and(|now| now != before)
-    {
-        let _ = set_dumpable_behavior(before);
-    }
     match pid {
-        -1 => Err(error),
+        -1 => Err(io::Error::last_os_error()),
         // SAFETY: the kernel has made the descriptor for us, and nobody else knows it.
         pid => Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) })),
+    }
+}
+
+/// Restores, when this is dropped by the last of those who have one, whether this process can be traced
+/// and dumped. PR_SET_DUMPABLE(2const)
+///
+/// A child that changes its user makes its memory undumpable, which is also that of the caller
+/// (`commit_creds` in Linux `kernel/cred.c`). That is right for as long as such a child is there: nobody
+/// who is that user may reach the caller's memory by it.
+struct Dumpable;
+
+/// How many there are, and what it was before the first.
+static SHARED: Mutex<(usize, Option<DumpableBehavior>)> = Mutex::new((0, None));
+
+impl Dumpable {
+    fn shared() -> Self {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared.0 == 0 {
+            shared.1 = dumpable_behavior().ok();
+        }
+        shared.0 += 1;
+        Self
+    }
+}
+
+impl Drop for Dumpable {
+    fn drop(&mut self) {
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.0 -= 1;
+        if let (0, Some(before)) = *shared
+            && dumpable_behavior().is_ok_and(|now| now != before)
+        {
+            let _ = set_dumpable_behavior(before);
+        }
     }
 }
 

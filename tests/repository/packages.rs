@@ -67,11 +67,11 @@ fn podpause_has_what_builds_and_describes_it() {
     assert_has("podpause", expected);
 }
 
-/// Its source, and no tests. The source of the program is in the library.
+/// Its source, that of the module for Go, and no tests. The source of the program is in the library.
 #[test]
 fn podpause_image_has_its_source() {
     let mut expected = common();
-    let own = files_in("crates/image/src").into_iter();
+    let own = ["crates/image/src", "crates/image/go"].into_iter().flat_map(files_in);
     expected.extend(own.map(|path| path.strip_prefix("crates/image/").unwrap().to_owned()));
     assert_has("podpause-image", expected);
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use podpause::{Namespace, Program, Sandbox};
+use rustix::process::DumpableBehavior;
 
 use crate::harness::{
     Fork, again, before_exec, case, descriptors, has_children, is_root, sandbox, status, succeeds,
@@ -46,7 +47,7 @@ fn start_and_end_on_many_threads_and_leave_nothing() {
         let turn = AtomicUsize::new(0);
         let start = || {
             let mut sandbox = sandbox(&program, &KINDS).spawn().unwrap();
-            if turn.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+            if turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
                 return Some(sandbox);
             }
             assert_eq!(sandbox.terminate().unwrap().code(), Some(0));
@@ -74,6 +75,8 @@ fn start_and_end_on_many_threads_and_leave_nothing() {
         let most = kept.iter().map(shared).max();
         assert_eq!(most, Some(0), "KiB of the text, of which {} have one page", kept.len());
     }
+    // pause became another user while it shared the memory of this process.
+    assert_eq!(rustix::process::dumpable_behavior(), Ok(DumpableBehavior::Dumpable));
     // All are reaped, whoever ends them.
     let kept = std::sync::Mutex::new(kept);
     on_all_threads(|| {
@@ -132,7 +135,7 @@ fn would_wait_for_forks_with_an_ordinary_pipe() {
     let (reader, writer) = std::io::pipe().unwrap();
     let fork = Fork::new();
     drop(writer);
-    let is_over = |within| crate::harness::is_readable(&reader.as_fd(), within);
+    let is_over = |within| crate::harness::is_readable(reader.as_fd(), within);
     assert!(!is_over(std::time::Duration::from_millis(100)));
     drop(fork);
     assert!(is_over(crate::harness::DEADLINE));

@@ -1,6 +1,6 @@
 //! The namespaces of a sandbox: new ones, existing ones, and what they are seen as.
 
-use std::fs::{self, File};
+use std::fs;
 
 use podpause::{Namespace, Program};
 
@@ -244,5 +244,4 @@ fn are_those_that_containers_find() {
     assert!(container.wait().unwrap().success());
     let its: Vec<_> = KINDS.map(|kind| namespace(sandbox.pid(), kind)).into();
     assert_eq!(said.lines().collect::<Vec<_>>(), its);
-    let _ = File::open("/dev/null");
 }
