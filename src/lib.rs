@@ -28,13 +28,15 @@
 //! a feature for each platform: `linux-386`, `linux-amd64`, `linux-arm-v7`, `linux-arm64`,
 //! `linux-loong64`, `linux-ppc64le`, `linux-riscv64` and `linux-s390x`. The compiler then needs the
 //! library of that target, which `rustup target add` installs, and no linker of its own.
-#![no_std]
-
-#[cfg(feature = "std")]
-extern crate std;
+//!
+//! With the feature `compile`, the module `compile` has the source of the program, the table of
+//! platforms, and a function that compiles the program when the tool runs.
+#![cfg_attr(not(any(feature = "std", feature = "compile")), no_std)]
 
 #[allow(unused, reason = "the program uses the rest")]
 mod arch;
+#[cfg(feature = "compile")]
+pub mod compile;
 #[cfg(feature = "std")]
 mod embed;
 #[allow(unused, reason = "the program uses the rest")]

@@ -5,15 +5,15 @@
 //! instructions of `arch::entry_point!`, which calls the two.
 //!
 //! `build.rs` compiles this file once, with flags of its own; the bytes that come out are
-//! `podpause::ELF`, and, by way of [`carried`], also the `pause` that cargo makes.
+//! `podpause::ELF`, and, by way of [`embedded`], also the `pause` that cargo makes.
 #![no_std]
 #![no_main]
 #![no_builtins] // A loop stays a loop: there is no memset, memcpy or strlen to call.
 
 mod arch;
-#[cfg(not(program))]
-mod carried;
 mod elf;
+#[cfg(not(program))]
+mod embedded;
 mod pause;
 mod start;
 mod sys;

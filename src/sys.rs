@@ -1,8 +1,8 @@
 //! The system calls that pause makes, by name, and the few constants that they need.
 //!
 //! A constant has the same value on all our architectures (Linux `include/uapi/asm-generic/`). A
-//! result below zero is a negated errno. Constants and fields are public to `oracle/`, which holds
-//! them against the libc crate, and nothing else uses those that are not used here.
+//! result below zero is a negated errno. Constants and fields are public to `crates/abi-check`,
+//! which checks them against the libc crate. Nothing else uses those that are not used here.
 
 use crate::arch::{nr, succeeds, syscall};
 

@@ -3,6 +3,9 @@
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use common::footprint::record::{
+    Charged, Condition, Figures, Idle, Kind, Memory, Orphans, Sandbox, Scale, Spread, Start,
+};
 use procfs::process::{MMapPath, Process as Proc};
 use rustix::process::Signal;
 
@@ -10,9 +13,6 @@ use crate::Result;
 use crate::cgroup::{Charge, Group, Hierarchy};
 use crate::process::{self, Pinned, Process, Setting, start};
 use crate::programs::Program;
-use crate::record::{
-    Charged, Condition, Figures, Idle, Kind, Memory, Orphans, Sandbox, Scale, Spread, Start,
-};
 
 /// After how long the kernel has added up what each CPU has counted for a cgroup, which it does
 /// every two seconds.

@@ -5,10 +5,10 @@ use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
 
+use common::docs::snippet;
 use rustix::fs::{FileType, SealFlags, fcntl_get_seals, fstat};
 use rustix::io::{FdFlags, fcntl_getfd};
 
-use crate::docs::snippet;
 use crate::harness::{Body, Process, Start, skip};
 use crate::memory::excess;
 

@@ -142,7 +142,7 @@ fn are_not_needed_each_and_it_never_spins() {
 #[test]
 fn are_those_that_the_source_lists() {
     let file = format!("{}/src/arch/{}.rs", env!("CARGO_MANIFEST_DIR"), std::env::consts::ARCH);
-    let listed = crate::calls::listed(file.as_ref());
+    let listed = common::calls::listed(file.as_ref());
     let listed: BTreeSet<_> = listed.iter().map(|call| call.1 as libc::c_long).collect();
     assert_eq!(listed, DENIED.map(|row| row.0).into());
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::report::skip;
-use crate::root;
+use common::report::skip;
+use common::root;
 
 /// What groff(1) says of a page, or nothing where there is no groff.
 fn warnings(page: &Path) -> Option<String> {

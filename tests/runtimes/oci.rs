@@ -5,10 +5,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use common::cage::{Cage, Job, TERMINATED, find};
+use common::report::skip;
+use common::wait::until;
 use serde_json::{Value, json};
-
-use crate::harness::{Cage, Job, TERMINATED, find, until};
-use crate::report::skip;
 
 macro_rules! test_each_runtime {
     ($($name:ident)*) => {

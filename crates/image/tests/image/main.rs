@@ -1,0 +1,10 @@
+//! What `podpause-image` promises, tested from outside, also with tools that we did not write.
+
+mod contents;
+mod dockerfile;
+mod errors;
+mod harness;
+mod reproducible;
+mod schema;
+mod tools;
+mod verify;
