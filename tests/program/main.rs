@@ -13,9 +13,9 @@ mod namespaces;
 mod platforms;
 mod reaping;
 mod signals;
-#[allow(dead_code, reason = "the tests do not walk everywhere")]
 #[path = "../../src/start.rs"]
 mod start;
 mod start_stack;
 mod system_calls;
+mod traced;
 mod unshare;

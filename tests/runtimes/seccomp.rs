@@ -76,7 +76,7 @@ const WITH_PRIVILEGES: [&str; 17] = [
 ];
 
 /// Some of these by their names on 32-bit architectures.
-const ON_32_BITS: [&str; 13] = [
+const ON_32_BITS: [&str; 15] = [
     "fchown32",
     "fcntl64",
     "fstat64",
@@ -85,6 +85,8 @@ const ON_32_BITS: [&str; 13] = [
     "futex_time64",
     "mmap2",
     "setgid32",
+    "ppoll_time64",
+    "rt_sigtimedwait_time64",
     "setgroups32",
     "setresgid32",
     "setresuid32",
@@ -92,11 +94,13 @@ const ON_32_BITS: [&str; 13] = [
     "sigreturn",
 ];
 
-/// The system calls of pause, which are the same on all architectures.
+/// The system calls of pause, which are the same on all architectures. On 32 bits, it tries those with
+/// 64-bit times first: see [`ON_32_BITS`].
 fn pause() -> BTreeSet<String> {
     let lists = common::calls::architectures().into_iter().map(|file| {
-        let names: BTreeSet<_> =
-            common::calls::listed(&file).into_iter().map(|call| call.0).collect();
+        let names: Vec<_> = common::calls::listed(&file).into_iter().map(|call| call.0).collect();
+        let names = names.into_iter().filter(|name: &String| !name.ends_with("_time64"));
+        let names: BTreeSet<_> = names.collect();
         (names, file)
     });
     let lists: Vec<_> = lists.collect();

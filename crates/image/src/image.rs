@@ -22,9 +22,6 @@ use crate::timestamp::Time;
 /// The most bytes that a platform's manifest, configuration and compressed layer may have together.
 pub const BUDGET_BYTES: usize = 2_048;
 
-/// The description in a manifest, where each byte counts.
-const SHORT_DESCRIPTION: &str = "sandbox";
-
 /// What the image is made of, for one platform.
 pub struct PlatformImage {
     /// The platform.
@@ -49,7 +46,7 @@ impl PlatformImage {
             .media_type(MediaType::ImageManifest)
             .config(config.descriptor(MediaType::ImageConfig))
             .layers([layer.descriptor(MediaType::ImageLayerGzip)])
-            .annotations(annotations(SHORT_DESCRIPTION, created))
+            .annotations(annotations(created))
             .build()?;
         let manifest = Blob::json(&manifest)?;
         Ok(Self { platform, program, layer, config, manifest })
@@ -114,7 +111,11 @@ impl Image {
             .schema_version(SCHEMA_VERSION)
             .media_type(MediaType::ImageIndex)
             .manifests(manifests.collect::<Result<Vec<_>>>()?)
-            .annotations(annotations(DESCRIPTION, created))
+            .annotations(HashMap::from_iter(
+                annotations(created)
+                    .into_iter()
+                    .chain([(ANNOTATION_DESCRIPTION.to_owned(), DESCRIPTION.to_owned())]),
+            ))
             .build()?;
         let index = Blob::json(&index)?;
 
@@ -148,11 +149,11 @@ impl Image {
     }
 }
 
-/// What manifest and index say of the image.
-fn annotations(description: &str, created: Time) -> HashMap<String, String> {
+/// What manifest and index say of the image. Only the index has a description: in a manifest, each byte
+/// counts.
+fn annotations(created: Time) -> HashMap<String, String> {
     [
         (ANNOTATION_TITLE, "pause"),
-        (ANNOTATION_DESCRIPTION, description),
         (ANNOTATION_VERSION, env!("CARGO_PKG_VERSION")),
         (ANNOTATION_SOURCE, env!("CARGO_PKG_REPOSITORY")),
         (ANNOTATION_LICENSES, env!("CARGO_PKG_LICENSE")),

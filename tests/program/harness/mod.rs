@@ -21,7 +21,7 @@ pub use child::{
 pub use common::report::skip;
 pub use common::wait::{DEADLINE, is_readable};
 pub use ipc::{make_queue, make_segment, read_queue, read_segment};
-pub use memory::{GuardedMemory, bytes_of, walks};
+pub use memory::{GuardedMemory, bytes_of, start_stack};
 pub use namespaces::{set_namespaces, set_up_loopback, unshare};
 pub use process::{End, Process};
 pub use program::{copy_program, program, readable_copy};

@@ -72,10 +72,10 @@ fn names_the_program_that_differs() {
 #[test]
 fn names_the_field_that_differs() {
     let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
-    dist.change("sandbox", "nothing");
+    dist.change("title\":\"pause", "title\":\"other");
     let text = differences(&dist, "oci");
-    let expected = "linux/amd64: manifest: annotations: org.opencontainers.image.description: \
-        there \"nothing\", here \"sandbox\"";
+    let expected = "linux/amd64: manifest: annotations: org.opencontainers.image.title: \
+        there \"other\", here \"pause\"";
     assert!(text.contains(expected), "{text}");
     assert!(!text.contains("layer"), "{text}");
 }
