@@ -245,27 +245,12 @@ fn for_a_cgroup_that_takes_no_process() {
 fn for_a_limit_on_processes() {
     let test = "errors::for_a_limit_on_processes";
     let Some(path) = case() else {
-        let groups =
-            [Some("/sys/fs/cgroup/pids".into()), Cgroup::new("probe").map(|group| group.0.clone())];
-        let group = groups.into_iter().flatten().find_map(|root: std::path::PathBuf| {
-            let path = root.with_file_name(root.file_name()?).join("podpause-test-full");
-            fs::create_dir(&path).ok()?;
-            if path.join("pids.max").exists() {
-                Some(path)
-            } else {
-                fs::remove_dir(&path).ok().and(None)
-            }
-        });
-        let Some(group) = group else {
+        let folders = [Some("/sys/fs/cgroup/pids".into()), Cgroup::root()];
+        let groups = folders.into_iter().flatten();
+        let mut groups = groups.filter_map(|folder| Cgroup::below(&folder, "full"));
+        let Some(group) = groups.find(|group| group.0.join("pids.max").exists()) else {
             skip!("pids", "no cgroup with the controller pids can be made here");
         };
-        struct Remove(std::path::PathBuf);
-        impl Drop for Remove {
-            fn drop(&mut self) {
-                let _ = fs::remove_dir(&self.0);
-            }
-        }
-        let group = Remove(group);
         succeeds(&mut again(test, group.0.to_str().unwrap()));
         return;
     };
@@ -279,8 +264,6 @@ fn for_a_limit_on_processes() {
     // The negative control.
     fs::write(group.join("pids.max"), "max").unwrap();
     sandbox(&program, &[Namespace::Pid]).spawn().unwrap().terminate().unwrap();
-    let parent = group.parent().unwrap().join("cgroup.procs");
-    fs::write(parent, "0").unwrap();
 }
 
 #[test]

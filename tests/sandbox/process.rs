@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -300,19 +301,28 @@ fn is_in_the_cgroup_that_it_is_started_in() {
 }
 
 /// A folder of cgroup v2, which is removed when this is dropped.
-pub struct Cgroup(pub std::path::PathBuf);
+pub struct Cgroup(pub PathBuf);
 
 impl Cgroup {
     pub fn new(name: &str) -> Option<Self> {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let root = mounts.lines().find_map(|line| {
-            let mut fields = line.split(' ').skip(1);
-            let path = fields.next()?;
-            (fields.next() == Some("cgroup2")).then(|| std::path::PathBuf::from(path))
-        })?;
-        let path = root.join(format!("podpause-test-{name}-{}", std::process::id()));
+        Self::below(&Self::root()?, name)
+    }
+
+    /// In this folder of either version.
+    pub fn below(folder: &Path, name: &str) -> Option<Self> {
+        let path = folder.join(format!("podpause-test-{name}-{}", std::process::id()));
         fs::create_dir(&path).ok()?;
         Some(Self(path))
+    }
+
+    /// Where cgroup v2 is mounted.
+    pub fn root() -> Option<PathBuf> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let path = fields.next()?;
+            (fields.next() == Some("cgroup2")).then(|| PathBuf::from(path))
+        })
     }
 }
 
