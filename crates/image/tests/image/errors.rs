@@ -188,7 +188,7 @@ fn names_a_folder_that_it_must_not_write_to() {
 #[test]
 fn leaves_nothing_when_a_write_fails() {
     let folder = folder();
-    let script = "trap '' XFSZ; ulimit -f 40; exec \"$@\"";
+    let script = "trap '' XFSZ; ulimit -f 80; exec \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_podpause-image"), "--out", "dist"]);
     let words = fails(command.args(["--platform", "all"]), &folder);
