@@ -1,7 +1,7 @@
 //! `pause`: the infra container of a pod, and PID 1 of a pod that shares its PID namespace.
 //!
-//! Read [`answer`] and [`main`] for the story, and the functions below them in their order; `arm`,
-//! `reap` and `hold` are in `pause.rs`, since the library has them too. Nothing else runs but the few
+//! Read [`answer`] and [`main`] for the story, and the functions below them in their order; `arm`
+//! and `hold` are in `pause.rs`, since the library has them too. Nothing else runs but the few
 //! instructions of `arch::entry_point!`, which calls the two.
 //!
 //! `build.rs` compiles this file once, with flags of its own; the bytes that come out are

@@ -1,4 +1,4 @@
-//! What it is to be pause, once the arguments are read: arm, reap, hold.
+//! What it is to be pause, once the arguments are read: arm, hold.
 
 use crate::sys;
 
@@ -35,8 +35,7 @@ pub struct Constants {
     pub root: sys::Terminated<2>,
 }
 
-/// Whoever uses these takes a reference to all of them, as an argument: to a field of a static, the
-/// compiler makes an address.
+/// Pass `&Constants`: naming a field of the static would materialise a separate address.
 pub static CONSTANTS: Constants = Constants {
     signals: sys::signals([
         sys::SIGTERM,

@@ -154,12 +154,22 @@ pub fn is_writable(buffers: &mut Buffers, descriptor: usize) -> bool {
         // zero as before, to the timeout.
         unsafe { syscall(number, [poll, 1, timeout, 0]) }
     };
+    #[cfg(target_pointer_width = "64")]
+    let ready = ppoll(nr::PPOLL);
     #[cfg(target_pointer_width = "32")]
-    match ppoll(nr::PPOLL_TIME64) {
-        ..0 => {} // a kernel before Linux 5.1, or a filter that does not know the call
-        ready => return ready > 0,
+    let ready = newer_or_older(nr::PPOLL_TIME64, nr::PPOLL, ppoll);
+    ready > 0
+}
+
+/// Makes the newer one of two calls, or the older one where the newer one fails: a kernel before Linux 5.1,
+/// or a filter, does not know it. An interrupted call has not failed.
+#[cfg(target_pointer_width = "32")]
+#[inline(always)]
+fn newer_or_older(newer: usize, older: usize, call: impl Fn(usize) -> i32) -> i32 {
+    match call(newer) {
+        error if error < 0 && error != -EINTR => call(older),
+        result => result,
     }
-    ppoll(nr::PPOLL) > 0
 }
 
 /// Blocks these signals and no other. Returns whether that succeeds. sigprocmask(2)
@@ -197,11 +207,7 @@ pub fn wait_for_signal(set: &SignalSet) -> i32 {
         #[cfg(target_pointer_width = "64")]
         let result = wait(nr::RT_SIGTIMEDWAIT);
         #[cfg(target_pointer_width = "32")]
-        let result = match wait(nr::RT_SIGTIMEDWAIT_TIME64) {
-            // A kernel before Linux 5.1, or a filter, does not know the call.
-            error if error < 0 && error != -EINTR => wait(nr::RT_SIGTIMEDWAIT),
-            result => result,
-        };
+        let result = newer_or_older(nr::RT_SIGTIMEDWAIT_TIME64, nr::RT_SIGTIMEDWAIT, wait);
         if result != -EINTR {
             return result;
         }

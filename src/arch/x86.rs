@@ -3,7 +3,7 @@
 //! System call (syscall(2), "Architecture calling conventions"; `entry_INT80_32` in Linux
 //! `arch/x86/entry/entry_32.S`): the number in eax, the arguments in ebx, ecx, edx, esi and edi, the
 //! result in eax. Nothing else changes. `int 0x80` is slower than the way through the vDSO, which
-//! `shed` gives back; a program that sleeps does not mind.
+//! `give_back_memory` unmaps; a program that sleeps does not mind.
 //!
 //! Entry point (System V ABI for Intel386, 2.3.1): esp points at argc, and is a multiple of 16. The
 //! frame pointer is undefined, and to be zeroed. At a call, esp is a multiple of 16, and points at

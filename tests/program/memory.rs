@@ -69,7 +69,7 @@ fn is_one_shared_and_one_private_page() {
     assert_eq!(process.status().vmpte, Some(12), "kB of page tables");
 }
 
-/// The program without its `shed` would fail the test above: this is how it looks then.
+/// The program without its `munmap` would fail the test above: this is how it looks then.
 #[test]
 fn is_more_where_it_cannot_be_given_back() {
     let process = Start::pid1().denying(libc::SYS_munmap, libc::EPERM).spawn().asleep();

@@ -31,31 +31,38 @@ const ORPHANS: usize = 10_000;
 /// Has a process join the PID namespace of `pause` and make orphans there: children that outlive
 /// their parent, `at_once` as many at a time. Returns when all of them have ended.
 pub fn make_orphans(pause: &Process, count: usize, at_once: usize) {
-    let mut maker = pause
-        .join(libc::CLONE_NEWPID, move || {
-            for _ in 0..count / at_once {
-                // This one's children are in the namespace; its own parent is not.
-                let parent = match fork() {
-                    0 => {
-                        for _ in 0..at_once {
-                            match fork() {
-                                0 => exit(0),
-                                -1 => exit(1),
-                                _ => {}
-                            }
+    assert_eq!(orphan_maker(pause, count, at_once, || 0).spawn().end(), End::Exit(0));
+}
+
+/// A process that makes such orphans, each of which runs this function, and ends with 0 if it could.
+pub fn orphan_maker(
+    pause: &Process,
+    count: usize,
+    at_once: usize,
+    orphan: impl Fn() -> i32 + 'static,
+) -> Start {
+    pause.join(libc::CLONE_NEWPID, move || {
+        for _ in 0..count / at_once {
+            // This one's children are in the namespace; its own parent is not.
+            let parent = match fork() {
+                0 => {
+                    for _ in 0..at_once {
+                        match fork() {
+                            0 => exit(orphan()),
+                            -1 => exit(1),
+                            _ => {}
                         }
-                        exit(0)
                     }
-                    parent => parent,
-                };
-                if harness::wait_for_child(parent) != 0 {
-                    return 1;
+                    exit(0)
                 }
+                parent => parent,
+            };
+            if harness::wait_for_child(parent) != 0 {
+                return 1;
             }
-            0
-        })
-        .spawn();
-    assert_eq!(maker.end(), End::Exit(0));
+        }
+        0
+    })
 }
 
 /// Waits until pause has no child any more, dead or alive.

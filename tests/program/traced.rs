@@ -1,10 +1,16 @@
 //! An orphan that calls PTRACE_TRACEME makes pause its tracer. The kernel does not release a traced child
 //! by itself (`do_notify_parent` in Linux `kernel/signal.c`), so pause has to.
 
-use rustix::process::Signal;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use crate::harness::{self, End, Form, Process, Start, exit, fork, test_each_form};
-use crate::reaping::wait_until_childless;
+use rustix::io::read;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, getppid};
+
+use crate::harness::{
+    DEADLINE, End, Form, Process, Start, is_readable, test_each_form, trace_me, write_byte,
+};
+use crate::reaping::{orphan_maker, wait_until_childless};
 
 test_each_form! {
     orphans_are_reaped
@@ -16,52 +22,31 @@ const ORPHANS: usize = 200;
 /// Makes orphans in the PID namespace of this process, each of which asks its new parent to trace it,
 /// and then ends. Fails unless each of them is traced.
 fn make_traced_orphans(init: &Process) {
-    let mut maker = init
-        .join(libc::CLONE_NEWPID, || {
-            for _ in 0..ORPHANS {
-                let mut gate = [0; 2];
-                // SAFETY: the call writes two numbers.
-                if unsafe { libc::pipe(gate.as_mut_ptr()) } != 0 {
-                    return 1;
-                }
-                let parent = match fork() {
-                    0 => match fork() {
-                        0 => {
-                            harness::close(gate[0]);
-                            // PID 1 is the parent once the first one is gone.
-                            // SAFETY: the call has no arguments.
-                            while unsafe { libc::getppid() } != 1 {
-                                std::thread::yield_now();
-                            }
-                            let none = std::ptr::null_mut::<libc::c_void>();
-                            // SAFETY: the request takes no arguments.
-                            let traced =
-                                unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, none, none) };
-                            // SAFETY: the kernel reads one byte.
-                            unsafe {
-                                libc::write(gate[1], [u8::from(traced == 0)].as_ptr().cast(), 1)
-                            };
-                            exit(0)
-                        }
-                        _ => exit(0),
-                    },
-                    parent => parent,
-                };
-                harness::close(gate[1]);
-                let is_traced = harness::wait_for_child(parent) == 0 && {
-                    let mut byte = 0_u8;
-                    // SAFETY: the kernel writes one byte.
-                    unsafe { libc::read(gate[0], (&raw mut byte).cast(), 1) == 1 && byte == 1 }
-                };
-                harness::close(gate[0]);
-                if !is_traced {
-                    return 1;
-                }
-            }
-            0
-        })
-        .spawn();
+    let (reports, report) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let number = report.as_raw_fd();
+    let orphan = move || {
+        // PID 1 is the parent once the first one is gone.
+        while getppid() != Some(Pid::INIT) {
+            std::thread::yield_now();
+        }
+        let is_counted = trace_me().is_ok() && write_byte(number);
+        i32::from(!is_counted)
+    };
+    let mut maker = orphan_maker(init, ORPHANS, 50, orphan).keeping(report).spawn();
     assert_eq!(maker.end(), End::Exit(0));
+    assert_eq!(bytes_until_end(reports.as_fd()), ORPHANS, "traced orphans");
+}
+
+/// How many bytes a pipe gives until its end.
+fn bytes_until_end(pipe: BorrowedFd) -> usize {
+    let mut all = 0;
+    loop {
+        assert!(is_readable(pipe, DEADLINE), "the pipe has no end: {all} bytes");
+        match read(pipe, &mut [0; ORPHANS]).unwrap() {
+            0 => return all,
+            count => all += count,
+        }
+    }
 }
 
 fn orphans_are_reaped(form: Form) {

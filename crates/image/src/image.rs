@@ -107,15 +107,13 @@ impl Image {
             .collect::<Result<Vec<_>>>()?;
 
         let manifests = platforms.iter().map(PlatformImage::descriptor);
+        let mut described = annotations(created);
+        described.insert(ANNOTATION_DESCRIPTION.to_owned(), DESCRIPTION.to_owned());
         let index = ImageIndexBuilder::default()
             .schema_version(SCHEMA_VERSION)
             .media_type(MediaType::ImageIndex)
             .manifests(manifests.collect::<Result<Vec<_>>>()?)
-            .annotations(HashMap::from_iter(
-                annotations(created)
-                    .into_iter()
-                    .chain([(ANNOTATION_DESCRIPTION.to_owned(), DESCRIPTION.to_owned())]),
-            ))
+            .annotations(described)
             .build()?;
         let index = Blob::json(&index)?;
 

@@ -99,6 +99,12 @@ pub fn read_byte(file: RawFd) -> i32 {
     unsafe { libc::read(file, (&raw mut byte).cast(), 1) as i32 }
 }
 
+/// Writes a byte, and returns whether it was taken.
+pub fn write_byte(file: RawFd) -> bool {
+    // SAFETY: the kernel reads one byte.
+    unsafe { libc::write(file, b"x".as_ptr().cast(), 1) == 1 }
+}
+
 /// Ends this thread, the leader of its process, and leaves another behind, which ends when this
 /// descriptor says so.
 pub fn leave_thread_behind(file: RawFd) -> ! {

@@ -16,7 +16,7 @@ mod trace;
 
 pub use child::{
     become_user, close, close_all_but, exit, fork, fork_with, is_root, leave_thread_behind,
-    read_byte, refuse_new_privileges, wait_for_child, wait_for_zombie,
+    read_byte, refuse_new_privileges, wait_for_child, wait_for_zombie, write_byte,
 };
 pub use common::report::skip;
 pub use common::wait::{DEADLINE, is_readable};
@@ -27,7 +27,7 @@ pub use process::{End, Process};
 pub use program::{copy_program, program, readable_copy};
 pub use signals::{HANDLER_RAN, block, handle, is_blocked_and_pending, kill, raise, unblock_all};
 pub use start::{Body, Form, SignalMask, Start, execute};
-pub use trace::Trace;
+pub use trace::{Trace, trace_me};
 
 /// Makes tests of these functions, one for each form of pause.
 macro_rules! test_each_form {
