@@ -19,3 +19,5 @@ mod start_stack;
 mod system_calls;
 mod traced;
 mod unshare;
+#[cfg(target_arch = "x86_64")]
+mod uprobes;

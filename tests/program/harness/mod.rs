@@ -13,6 +13,8 @@ mod seccomp;
 mod signals;
 mod start;
 mod trace;
+#[cfg(target_arch = "x86_64")]
+mod uprobes;
 
 pub use child::{
     become_user, close, close_all_but, exit, fork, fork_with, is_root, leave_thread_behind,
@@ -28,6 +30,8 @@ pub use program::{copy_program, program, readable_copy};
 pub use signals::{HANDLER_RAN, block, handle, is_blocked_and_pending, kill, raise, unblock_all};
 pub use start::{Body, Form, SignalMask, Start, execute};
 pub use trace::{Trace, trace_me};
+#[cfg(target_arch = "x86_64")]
+pub use uprobes::{Probe, do_not_randomise_addresses};
 
 /// Makes tests of these functions, one for each form of pause.
 macro_rules! test_each_form {
