@@ -33,14 +33,11 @@ fn main() {
 /// Compiles the program for this crate's target, and for the platforms whose features are on. Leaves
 /// a table of them for `src/platforms.rs`.
 fn compile_programs(root: &Path, out: &Path) {
-    let arch = var("CARGO_CFG_TARGET_ARCH");
-    let source = format!("src/arch/{arch}.rs");
-    if !root.join(&source).exists() {
-        println!(
-            "cargo::error=pause does not know {arch} yet: write {source} after its neighbours"
-        );
+    if let Some(reason) = unsupported(root) {
+        println!("cargo::error={}: {reason}", var("TARGET"));
         return;
     }
+    let arch = var("CARGO_CFG_TARGET_ARCH");
     let rustc = var("RUSTC");
     let compile = |what: &str, target: &str, file: &str| {
         if let Err(error) = compile(rustc.as_ref(), root, target, &out.join(file)) {
@@ -68,6 +65,40 @@ fn compile_programs(root: &Path, out: &Path) {
     }
     let file = out.join("platforms.rs");
     fs::write(&file, table + "]\n").unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+}
+
+/// Why there is no program for this crate's target, if there is none.
+fn unsupported(root: &Path) -> Option<String> {
+    let system = var("CARGO_CFG_TARGET_OS");
+    if system != "linux" {
+        return Some(format!(
+            "pause makes the system calls of Linux, and this target is for {system}"
+        ));
+    }
+    let arch = var("CARGO_CFG_TARGET_ARCH");
+    let source = format!("src/arch/{arch}.rs");
+    if !root.join(&source).exists() {
+        return Some(format!("pause does not support {arch} yet; add {source}"));
+    }
+    // Of the ABIs of one architecture, each file in src/arch is written for one.
+    let abi = match arch.as_str() {
+        "s390x" => ("big", "64"),
+        "arm" | "x86" => ("little", "32"),
+        _ => ("little", "64"),
+    };
+    let (endian, width) = (var("CARGO_CFG_TARGET_ENDIAN"), var("CARGO_CFG_TARGET_POINTER_WIDTH"));
+    if (endian.as_str(), width.as_str()) != abi {
+        return Some(format!(
+            "pause supports {arch} only with {}-endian data and {}-bit pointers, and this target has \
+             {endian}-endian data and {width}-bit pointers",
+            abi.0, abi.1
+        ));
+    }
+    let features = var("CARGO_CFG_TARGET_FEATURE");
+    if arch == "riscv64" && !features.split(',').any(|feature| feature == "d") {
+        return Some("pause supports riscv64 only with the D extension (rv64gc, ABI lp64d)".into());
+    }
+    None
 }
 
 /// An environment variable that cargo sets for a build script.

@@ -5,7 +5,7 @@ use std::io::Read;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::harness::{End, Process, Start, become_user, is_root, readable_copy};
+use crate::harness::{End, Process, SignalMask, Start, become_user, is_root, readable_copy};
 
 pub const VERSION: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n");
 pub const USAGE: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v | -h | -P]\n");
@@ -79,7 +79,16 @@ fn says_by_its_status_that_the_answer_was_lost() {
     }
 }
 
-/// containerd appends the image's Cmd, podman passes `-P`: nothing makes pause refuse to hold.
+/// pause blocks signals only once there is nothing to answer, so it ends as other programs do.
+#[test]
+fn is_killed_by_the_signal_of_a_lost_answer() {
+    let closed_pipe = pipe_with(PipeFlags::CLOEXEC).unwrap().1;
+    let question = Start::new().arguments(&["-v"]).blocked(SignalMask::None);
+    assert_eq!(question.stdout(closed_pipe).spawn().end(), End::Killed(libc::SIGPIPE));
+}
+
+/// containerd appends the image's Cmd, podman passes `-P`: pause holds, as long as no argument asks for
+/// an answer.
 #[test]
 fn holds_whatever_else_it_is_told() {
     let long = "-".repeat(100_000);

@@ -36,14 +36,20 @@ fn are_none_as_pid_1_or_if_it_was_asked_for_silence() {
     }
 }
 
-/// As an ordinary process, which warns at its start, and as PID 1: it holds, and ends with 0.
-fn holds_and_ends(stderr: impl Fn() -> OwnedFd) {
+/// As an ordinary process, which warns at its start, and as PID 1, after this preparation: it holds, and
+/// ends with 0.
+fn holds_and_ends_after(prepare: impl Fn(Start) -> Start) {
     let forms = [Form::File, Form::Memfd, Form::Run];
     for start in forms.into_iter().flat_map(|form| [form.start(), form.pid1()]) {
-        let mut process = start.stderr(stderr()).spawn().asleep();
+        let mut process = prepare(start).spawn().asleep();
         process.send(Signal::TERM);
         assert_eq!(process.end(), End::Exit(0));
     }
+}
+
+/// The same with this stderr.
+fn holds_and_ends(stderr: impl Fn() -> OwnedFd) {
+    holds_and_ends_after(|start| start.stderr(stderr()));
 }
 
 #[test]
@@ -53,7 +59,10 @@ fn are_lost_on_a_full_device() {
 
 #[test]
 fn are_lost_on_a_pipe_without_reader() {
-    holds_and_ends(|| pipe_with(PipeFlags::CLOEXEC).unwrap().1);
+    let closed_pipe = || pipe_with(PipeFlags::CLOEXEC).unwrap().1;
+    holds_and_ends(closed_pipe);
+    // Another program is killed.
+    assert_eq!(writer().stderr(closed_pipe()).spawn().end(), End::Killed(libc::SIGPIPE));
 }
 
 #[test]
@@ -69,6 +78,40 @@ fn are_lost_on_a_full_pipe_that_nobody_drains() {
     rustix::io::ioctl_fionbio(&writer, false).unwrap();
     holds_and_ends(|| writer.try_clone().unwrap());
     drop(reader);
+}
+
+/// Writes a word to stderr, and has the default action for each signal.
+fn writer() -> Start {
+    Start::body(Body::Function(Box::new(|| {
+        harness::unblock_all();
+        i32::from(rustix::io::write(rustix::stdio::stderr(), b"a word").is_err())
+    })))
+}
+
+/// The kernel raises SIGXFSZ. setrlimit(2)
+#[test]
+fn are_lost_on_a_file_that_may_not_grow() {
+    let limited = |start: Start| start.step(|| may_not_write_files(0));
+    holds_and_ends_after(limited);
+    // A few bytes fit: the kernel writes those, and raises no signal for this write.
+    holds_and_ends_after(|start| start.step(|| may_not_write_files(5)));
+    // Another program is killed.
+    assert_eq!(limited(writer()).spawn().end(), End::Killed(libc::SIGXFSZ));
+}
+
+/// poll(2) then fails with EINVAL, even for the one descriptor that is open.
+#[test]
+fn are_lost_where_no_descriptor_may_be_open() {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    let limit = move || Ok(rustix::process::setrlimit(rustix::process::Resource::Nofile, none)?);
+    holds_and_ends_after(|start| start.step(limit));
+    assert_eq!(Start::new().step(limit).spawn().asleep().messages(), "");
+}
+
+/// Limits files to this size, in bytes, for writes of this process.
+fn may_not_write_files(beyond: u64) -> std::io::Result<()> {
+    let limit = rustix::process::Rlimit { current: Some(beyond), maximum: Some(beyond) };
+    Ok(rustix::process::setrlimit(rustix::process::Resource::Fsize, limit)?)
 }
 
 #[test]

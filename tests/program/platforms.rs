@@ -148,3 +148,44 @@ fn says_which_library_is_missing() {
         assert!(messages.contains(words), "{words}: {messages}");
     }
 }
+
+/// The build script names the target and the reason, before the compiler finds anything else wrong.
+#[test]
+fn are_refused_where_the_abi_is_another() {
+    let folder = copy_of_sources();
+    let check = |target: &str, rustflags: &str| {
+        let mut command = Command::new(env!("CARGO"));
+        command.current_dir(folder.path()).env("CARGO_TARGET_DIR", folder.path().join("target"));
+        command.env("RUSTFLAGS", rustflags).args(["check", "--lib", "--no-default-features"]);
+        command.args(["--offline", "--target", target]).output()
+    };
+    for (target, rustflags, reason) in [
+        ("x86_64-unknown-freebsd", "", "this target is for freebsd"),
+        ("x86_64-apple-darwin", "", "this target is for macos"),
+        (
+            "mips64el-unknown-linux-gnuabi64",
+            "",
+            "does not support mips64 yet; add src/arch/mips64.rs",
+        ),
+        (
+            "x86_64-unknown-linux-gnux32",
+            "",
+            "this target has little-endian data and 32-bit pointers",
+        ),
+        ("aarch64-unknown-linux-gnu_ilp32", "", "little-endian data and 32-bit pointers"),
+        ("aarch64_be-unknown-linux-gnu", "", "this target has big-endian data and 64-bit pointers"),
+        ("armeb-unknown-linux-gnueabi", "", "this target has big-endian data and 32-bit pointers"),
+        ("powerpc64-unknown-linux-gnu", "", "this target has big-endian data and 64-bit pointers"),
+        ("riscv64gc-unknown-linux-gnu", "-Ctarget-feature=-d", "only with the D extension"),
+    ] {
+        let output = match check(target, rustflags) {
+            Ok(output) => output,
+            Err(error) => skip!("targets", "this user cannot run {}: {error}", env!("CARGO")),
+        };
+        let messages = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{target}: {messages}");
+        let error = format!("error: podpause@{}: {target}: ", env!("CARGO_PKG_VERSION"));
+        let line = messages.lines().find(|line| line.starts_with(&error));
+        assert!(line.is_some_and(|line| line.contains(reason)), "{target}: {messages}");
+    }
+}

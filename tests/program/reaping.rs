@@ -3,17 +3,14 @@
 //! The kernel does it (`do_notify_parent` in Linux `kernel/signal.c`), so that it also happens while
 //! pause is stopped or frozen.
 
-use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use procfs::process::Stat;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 
 use crate::harness::{
-    self, End, Form, Process, Start, exit, fork, fork_with, skip, test_each_form,
+    self, End, Form, Process, Start, exit, fork, fork_with, freezers, test_each_form,
 };
 
 test_each_form! {
@@ -102,73 +99,14 @@ fn goes_on_while_it_is_stopped(form: Form) {
     pause.terminate();
 }
 
-/// A freezer cgroup for one process. It is thawed and removed when this is dropped.
-struct Freezer {
-    folder: PathBuf,
-    /// The file that freezes, and what to write to it to freeze and to thaw.
-    switch: (&'static str, &'static str, &'static str),
-}
-
-impl Freezer {
-    /// A freezer in each hierarchy that this machine has.
-    fn all() -> Vec<Self> {
-        let v1 = ("/sys/fs/cgroup/freezer", ("freezer.state", "FROZEN", "THAWED"));
-        let v2 = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-        let v2 = v2.map(|root| (root, ("cgroup.freeze", "1", "0")));
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("podpause-test-{}-{count}", std::process::id());
-        let make = |(root, switch): (&str, (&'static str, _, _))| {
-            let folder = Path::new(root).join(&name);
-            let is_hierarchy = Path::new(root).join("cgroup.procs").exists();
-            (is_hierarchy && fs::create_dir(&folder).is_ok()).then_some(())?;
-            let freezer = Self { folder, switch };
-            freezer.folder.join(freezer.switch.0).exists().then_some(freezer)
-        };
-        [v1].into_iter().chain(v2).filter_map(make).collect()
-    }
-
-    fn freeze(&self, process: &Process) {
-        fs::write(self.folder.join("cgroup.procs"), process.pid.to_string()).unwrap();
-        fs::write(self.folder.join(self.switch.0), self.switch.1).unwrap();
-        let is_frozen = || {
-            let state = fs::read_to_string(self.folder.join("freezer.state")).unwrap_or_default();
-            let events = fs::read_to_string(self.folder.join("cgroup.events")).unwrap_or_default();
-            state.trim() == "FROZEN" || events.contains("frozen 1")
-        };
-        process.until("was frozen", is_frozen);
-    }
-
-    fn thaw(&self) {
-        fs::write(self.folder.join(self.switch.0), self.switch.2).unwrap();
-    }
-}
-
-impl Drop for Freezer {
-    fn drop(&mut self) {
-        let _ = fs::write(self.folder.join(self.switch.0), self.switch.2);
-        // The processes in it are killed by their own guards, before this one or after it.
-        let root = self.folder.parent().unwrap().join("cgroup.procs");
-        for pid in fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default().lines()
-        {
-            let _ = fs::write(&root, pid);
-        }
-        let _ = fs::remove_dir(&self.folder);
-    }
-}
-
 fn goes_on_while_its_cgroup_is_frozen(form: Form) {
-    let freezers = Freezer::all();
-    if freezers.is_empty() {
-        skip!("freezer", "no cgroup with a freezer can be made here; root can on most machines");
-    }
-    for freezer in freezers {
+    for freezer in freezers!() {
         let pause = form.pid1().spawn().asleep();
         freezer.freeze(&pause);
         let before = pause.context_switches();
         make_orphans(&pause, ORPHANS / 10, 50);
         wait_until_childless(&pause);
-        assert_eq!(pause.context_switches(), before, "{:?}", freezer.folder);
+        assert_eq!(pause.context_switches(), before, "{freezer:?}");
         freezer.thaw();
         pause.sleeps();
         pause.terminate();
@@ -203,7 +141,7 @@ fn includes_orphans_that_were_zombies_already(form: Form) {
 }
 
 /// A pipe whose read end a child waits on, and whose write end lets it go.
-fn gate() -> (OwnedFd, OwnedFd) {
+pub fn gate() -> (OwnedFd, OwnedFd) {
     pipe_with(PipeFlags::CLOEXEC).unwrap()
 }
 

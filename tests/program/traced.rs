@@ -1,37 +1,50 @@
 //! An orphan that calls PTRACE_TRACEME makes pause its tracer. The kernel does not release a traced child
 //! by itself (`do_notify_parent` in Linux `kernel/signal.c`), so pause has to.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::io::read;
+use rustix::io::{read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, getppid};
+use rustix::process::{Pid, Signal, getpid, getppid};
 
 use crate::harness::{
-    DEADLINE, End, Form, Process, Start, is_readable, test_each_form, trace_me, write_byte,
+    self, Body, DEADLINE, End, Form, Process, Start, close_all_but, exit, fork, freezers,
+    is_readable, is_root, kill, read_byte, readable_copy, set_ids, skip, test_each_form, trace_me,
+    wait_for_child, write_byte,
 };
-use crate::reaping::{orphan_maker, wait_until_childless};
+use crate::reaping::{gate, orphan_maker, wait_until_childless};
 
 test_each_form! {
     orphans_are_reaped
     orphans_are_reaped_after_a_stop
+    orphans_are_reaped_after_a_freeze
+    orphans_of_another_user_are_reaped
+    orphans_are_reaped_by_a_subreaper
+    orphan_whose_leader_ended_first_is_reaped
+    orphan_of_a_killed_debugger_stays_stopped_until_it_is_killed
 }
 
 const ORPHANS: usize = 200;
 
-/// Makes orphans in the PID namespace of this process, each of which asks its new parent to trace it,
-/// and then ends. Fails unless each of them is traced.
-fn make_traced_orphans(init: &Process) {
-    let (reports, report) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+/// The end of a pipe to which each orphan writes a byte once it is traced, and the end that counts them.
+fn reports() -> (OwnedFd, OwnedFd) {
+    pipe_with(PipeFlags::CLOEXEC).unwrap()
+}
+
+/// Makes pause, as this process, the tracer of the caller, once it is the parent. Reports that.
+fn become_traced(pause: Pid, report: RawFd) -> bool {
+    while getppid() != Some(pause) {
+        std::thread::yield_now();
+    }
+    trace_me().is_ok() && write_byte(report)
+}
+
+/// Makes orphans in the PID namespace of this process, each of which prepares itself in this way, asks its
+/// new parent to trace it, and ends. Fails unless each of them is traced.
+fn make_traced_orphans(init: &Process, prepare: fn() -> bool) {
+    let (reports, report) = reports();
     let number = report.as_raw_fd();
-    let orphan = move || {
-        // PID 1 is the parent once the first one is gone.
-        while getppid() != Some(Pid::INIT) {
-            std::thread::yield_now();
-        }
-        let is_counted = trace_me().is_ok() && write_byte(number);
-        i32::from(!is_counted)
-    };
+    let orphan = move || i32::from(!(prepare() && become_traced(Pid::INIT, number)));
     let mut maker = orphan_maker(init, ORPHANS, 50, orphan).keeping(report).spawn();
     assert_eq!(maker.end(), End::Exit(0));
     assert_eq!(bytes_until_end(reports.as_fd()), ORPHANS, "traced orphans");
@@ -49,9 +62,13 @@ fn bytes_until_end(pipe: BorrowedFd) -> usize {
     }
 }
 
+fn nothing() -> bool {
+    true
+}
+
 fn orphans_are_reaped(form: Form) {
     let pause = form.pid1().spawn().asleep();
-    make_traced_orphans(&pause);
+    make_traced_orphans(&pause, nothing);
     wait_until_childless(&pause);
     pause.sleeps();
     pause.terminate();
@@ -61,9 +78,131 @@ fn orphans_are_reaped_after_a_stop(form: Form) {
     let pause = form.pid1().spawn().asleep();
     pause.send(Signal::STOP);
     pause.until("stopped", || pause.stat().state == 'T');
-    make_traced_orphans(&pause);
+    make_traced_orphans(&pause, nothing);
     pause.until("had all the zombies", || pause.zombies() == ORPHANS);
     pause.send(Signal::CONT);
+    wait_until_childless(&pause);
+    pause.terminate();
+}
+
+fn orphans_are_reaped_after_a_freeze(form: Form) {
+    for freezer in freezers!() {
+        let pause = form.pid1().spawn().asleep();
+        freezer.freeze(&pause);
+        make_traced_orphans(&pause, nothing);
+        pause.until("had all the zombies", || pause.zombies() == ORPHANS);
+        freezer.thaw();
+        wait_until_childless(&pause);
+        pause.terminate();
+    }
+}
+
+/// A container's processes seldom have the uid of pause.
+fn orphans_of_another_user_are_reaped(form: Form) {
+    if !is_root() {
+        skip!("other users", "only root can become two other users");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let start = match form {
+        Form::File => Start::body(Body::File(readable_copy(folder.path()))),
+        form => form.start(),
+    };
+    let start = start.namespaces(libc::CLONE_NEWPID).step(|| harness::become_user(65_535));
+    let pause = start.spawn().asleep();
+    assert_eq!(pause.status().ruid, 65_535);
+    make_traced_orphans(&pause, || set_ids(54_321).is_ok());
+    wait_until_childless(&pause);
+    pause.terminate();
+}
+
+/// Where pause is not PID 1, it adopts the orphans among its descendants.
+fn orphans_are_reaped_by_a_subreaper(form: Form) {
+    let (reports, report) = reports();
+    let (gate, opener) = gate();
+    let start = form.start().arguments(&["-P"]).step(move || {
+        let pause = getpid();
+        let (gate, report) = (gate.as_raw_fd(), report.as_raw_fd());
+        if fork() == 0 {
+            let mut kept = [gate, report];
+            kept.sort();
+            close_all_but(kept);
+            // Once pause is a subreaper, this one makes orphans.
+            read_byte(gate);
+            for _ in 0..ORPHANS {
+                let parent = match fork() {
+                    0 => match fork() {
+                        0 => exit(i32::from(!become_traced(pause, report))),
+                        _ => exit(0),
+                    },
+                    parent => parent,
+                };
+                wait_for_child(parent);
+            }
+            exit(0)
+        }
+        Ok(())
+    });
+    let pause = start.spawn().asleep();
+    write(&opener, b"x").unwrap();
+    assert_eq!(bytes_until_end(reports.as_fd()), ORPHANS, "traced orphans");
+    wait_until_childless(&pause);
+    pause.terminate();
+}
+
+/// A traced process with threads whose leader ends first: neither end by itself releases it.
+fn orphan_whose_leader_ended_first_is_reaped(form: Form) {
+    let pause = form.pid1().spawn().asleep();
+    let (reports, report) = reports();
+    let (gate, opener) = gate();
+    let (wait, number) = (gate.as_raw_fd(), report.as_raw_fd());
+    let orphan = move || match become_traced(Pid::INIT, number) {
+        true => {
+            harness::close(number);
+            harness::leave_thread_behind(wait)
+        }
+        false => 1,
+    };
+    let maker = orphan_maker(&pause, 1, 1, orphan).keeping(gate).keeping(report);
+    assert_eq!(maker.spawn().end(), End::Exit(0));
+    assert_eq!(bytes_until_end(reports.as_fd()), 1, "traced orphans");
+    pause.until("had the leader as a zombie", || pause.zombies() == 1);
+    drop(opener);
+    wait_until_childless(&pause);
+    pause.sleeps();
+    pause.terminate();
+}
+
+/// The debugger is killed between its fork and PTRACE_TRACEME in the child, so that pause becomes the
+/// tracer of a process that stops, as debuggers have it. Nobody lets it go on. That does not wake pause.
+fn orphan_of_a_killed_debugger_stays_stopped_until_it_is_killed(form: Form) {
+    let pause = form.pid1().spawn().asleep();
+    let before = pause.context_switches();
+    let (reports, report) = reports();
+    let number = report.as_raw_fd();
+    let debugger = pause.join(libc::CLONE_NEWPID, move || {
+        let debugger = match fork() {
+            0 => match fork() {
+                0 => {
+                    let is_traced = become_traced(Pid::INIT, number);
+                    harness::close(number);
+                    let has_stopped =
+                        is_traced && kill(getpid().as_raw_pid(), libc::SIGSTOP).is_ok();
+                    exit(i32::from(!has_stopped))
+                }
+                _ => exit(i32::from(kill(getpid().as_raw_pid(), libc::SIGKILL).is_err())),
+            },
+            debugger => debugger,
+        };
+        // It did not exit.
+        i32::from(wait_for_child(debugger) != -1)
+    });
+    assert_eq!(debugger.keeping(report).spawn().end(), End::Exit(0));
+    assert_eq!(bytes_until_end(reports.as_fd()), 1, "traced orphans");
+    // `t` is a stop for the tracer. proc_pid_stat(5)
+    pause.until("had the tracee", || pause.children().iter().any(|child| child.state == 't'));
+    pause.sleeps();
+    assert_eq!(pause.context_switches(), before);
+    Process::found(pause.children()[0].pid).send(Signal::KILL);
     wait_until_childless(&pause);
     pause.terminate();
 }
@@ -73,6 +212,6 @@ fn orphans_are_reaped_after_a_stop(form: Form) {
 fn orphans_stay_where_sigchld_is_only_ignored() {
     let sleeper =
         Start::sleeper().namespaces(libc::CLONE_NEWPID).ignoring(libc::SIGCHLD).spawn().ready();
-    make_traced_orphans(&sleeper);
+    make_traced_orphans(&sleeper, nothing);
     sleeper.until("had all the zombies", || sleeper.zombies() == ORPHANS);
 }

@@ -132,14 +132,19 @@ pub fn leave_thread_behind(file: RawFd) -> ! {
 
 /// Gives up root: this user and group, no other groups, no capabilities, no new privileges.
 pub fn become_user(id: u32) -> io::Result<()> {
+    set_ids(id)?;
+    die_with_parent()?; // a change of user has forgotten this
+    refuse_new_privileges()
+}
+
+/// Gives up root: this user and group, no other groups, no capabilities.
+pub fn set_ids(id: u32) -> io::Result<()> {
     // SAFETY: an empty list is read from nowhere.
     check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()) })?;
     // SAFETY: the raw calls take numbers, and change this thread, which is the only one.
     check(unsafe { libc::syscall(libc::SYS_setresgid, id, id, id) })?;
     // SAFETY: for the same reason.
-    check(unsafe { libc::syscall(libc::SYS_setresuid, id, id, id) })?;
-    die_with_parent()?; // a change of user has forgotten this
-    refuse_new_privileges()
+    check(unsafe { libc::syscall(libc::SYS_setresuid, id, id, id) }).map(drop)
 }
 
 /// Has no execve give rights any more.

@@ -4,6 +4,7 @@
 //! wait has a deadline.
 
 mod child;
+mod freezer;
 mod ipc;
 mod memory;
 mod namespaces;
@@ -18,10 +19,12 @@ mod uprobes;
 
 pub use child::{
     become_user, close, close_all_but, exit, fork, fork_with, is_root, leave_thread_behind,
-    read_byte, refuse_new_privileges, wait_for_child, wait_for_zombie, write_byte,
+    read_byte, refuse_new_privileges, set_ids, wait_for_child, wait_for_zombie, write_byte,
 };
 pub use common::report::skip;
 pub use common::wait::{DEADLINE, is_readable};
+pub use freezer::Freezer;
+pub(crate) use freezer::freezers;
 pub use ipc::{make_queue, make_segment, read_queue, read_segment};
 pub use memory::{GuardedMemory, bytes_of, start_stack};
 pub use namespaces::{set_namespaces, set_up_loopback, unshare};
