@@ -129,9 +129,6 @@ pub fn charge(folder: &Path, version: u8) -> Result<Charge> {
         let file = folder.join(name);
         fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
     };
-    let whole = |name: &str| -> Result<f64> {
-        read(name)?.trim().parse().with_context(|| format!("{name} is no number"))
-    };
     let stat = read("memory.stat")?;
     let part = |name: &str| -> Option<f64> {
         let mut lines = stat.lines().filter_map(|line| line.split_once(' '));
@@ -139,12 +136,12 @@ pub fn charge(folder: &Path, version: u8) -> Result<Charge> {
     };
     let required = |name: &str| part(name).with_context(|| format!("memory.stat has no {name}"));
     match version {
-        1 => Ok(vec![
-            (CHARGED, whole("memory.usage_in_bytes")?),
-            ("anonymous", required("total_rss")?),
-            ("file", required("total_cache")?),
-            ("kernel", whole("memory.kmem.usage_in_bytes")?),
-        ]),
+        1 => {
+            let kernel = read("memory.kmem.usage_in_bytes")?;
+            let kernel =
+                kernel.trim().parse().context("memory.kmem.usage_in_bytes is no number")?;
+            Ok(with_sum(required("total_rss")?, required("total_cache")?, kernel))
+        }
         2 => {
             let kinds = [
                 ("kernel stacks", part("kernel_stack")),
@@ -156,15 +153,19 @@ pub fn charge(folder: &Path, version: u8) -> Result<Charge> {
             let kinds: Charge = kinds.collect();
             // Before Linux 5.18 there is no sum.
             let sum = kinds.iter().map(|(_, bytes)| bytes).sum();
-            let mut charge = vec![
-                (CHARGED, whole("memory.current")?),
-                ("anonymous", required("anon")?),
-                ("file", required("file")?),
-                ("kernel", part("kernel").unwrap_or(sum)),
-            ];
+            let kernel = part("kernel").unwrap_or(sum);
+            let mut charge = with_sum(required("anon")?, required("file")?, kernel);
             charge.extend(kinds);
             Ok(charge)
         }
         _ => bail!("cgroups of version {version} are unknown"),
     }
+}
+
+/// The sum is made here. What the kernel says of the whole (`memory.current`, `memory.usage_in_bytes`) also
+/// has what each CPU has charged in advance to the cgroups that it used last: up to 256 KiB.
+fn with_sum(anonymous: f64, file: f64, kernel: f64) -> Charge {
+    let parts = [("anonymous", anonymous), ("file", file), ("kernel", kernel)];
+    let sum = (CHARGED, anonymous + file + kernel);
+    [sum].into_iter().chain(parts).collect()
 }

@@ -39,8 +39,6 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
-    /// Its socket.
-    pub socket: PathBuf,
     /// Its name and version.
     pub version: String,
     /// The process that listens.
@@ -120,7 +118,7 @@ impl Cri {
         })?;
         let version = version.into_inner();
         let version = format!("{} {}", version.runtime_name, version.runtime_version);
-        Ok(Self { runtime, images, socket, version, daemon })
+        Ok(Self { runtime, images, version, daemon })
     }
 
     /// Fails if the runtime says that it cannot run pods now.

@@ -15,44 +15,38 @@ pub enum Unit {
     Count,
 }
 
-/// One counter: its name, what it counts, where it is from.
+/// One counter: its name, and what it counts.
 pub struct Counter {
     /// The name in tables and in saved runs.
     pub name: &'static str,
     /// Bytes or things.
     pub unit: Unit,
-    /// Where the kernel says it.
-    pub source: &'static str,
 }
 
-/// The counters, in the order of [`read`]. The first is what the node has left, so it shrinks.
+/// The counters, in the order of [`read`].
 pub const COUNTERS: [Counter; 13] = [
-    Counter { name: AVAILABLE, unit: Unit::Bytes, source: "MemAvailable in /proc/meminfo" },
-    Counter { name: "anonymous memory", unit: Unit::Bytes, source: "AnonPages in /proc/meminfo" },
-    Counter {
-        name: "slab, reclaimable",
-        unit: Unit::Bytes,
-        source: "SReclaimable in /proc/meminfo",
-    },
-    Counter {
-        name: "slab, unreclaimable",
-        unit: Unit::Bytes,
-        source: "SUnreclaim in /proc/meminfo",
-    },
-    Counter { name: "kernel stacks", unit: Unit::Bytes, source: "KernelStack in /proc/meminfo" },
-    Counter { name: "page tables", unit: Unit::Bytes, source: "PageTables in /proc/meminfo" },
-    Counter { name: "per-CPU memory", unit: Unit::Bytes, source: "Percpu in /proc/meminfo" },
-    Counter {
-        name: "tmpfs and shared memory",
-        unit: Unit::Bytes,
-        source: "Shmem in /proc/meminfo",
-    },
-    Counter { name: "threads", unit: Unit::Count, source: "the threads in /proc/loadavg" },
-    Counter { name: "open files", unit: Unit::Count, source: "/proc/sys/fs/file-nr" },
-    Counter { name: "mounts", unit: Unit::Count, source: "lines of /proc/self/mountinfo" },
-    Counter { name: "network devices", unit: Unit::Count, source: "lines of /proc/self/net/dev" },
-    Counter { name: "memory cgroups", unit: Unit::Count, source: "/proc/cgroups" },
+    bytes(AVAILABLE),          // MemAvailable in /proc/meminfo, subtracted from MemTotal
+    bytes("anonymous memory"), // AnonPages there
+    bytes("slab, reclaimable"), // SReclaimable there
+    bytes("slab, unreclaimable"), // SUnreclaim there
+    bytes("kernel stacks"),    // KernelStack there
+    bytes("page tables"),      // PageTables there
+    bytes("per-CPU memory"),   // Percpu there
+    bytes("tmpfs and shared memory"), // Shmem there
+    count("threads"),          // all that can be scheduled, in /proc/loadavg
+    count("open files"),       // the first number in /proc/sys/fs/file-nr
+    count("mounts"),           // lines of /proc/self/mountinfo
+    count("network devices"),  // lines of /proc/self/net/dev
+    count("memory cgroups"),   // the row `memory` of /proc/cgroups
 ];
+
+const fn bytes(name: &'static str) -> Counter {
+    Counter { name, unit: Unit::Bytes }
+}
+
+const fn count(name: &'static str) -> Counter {
+    Counter { name, unit: Unit::Count }
+}
 
 /// The name of the counter of available memory.
 pub const AVAILABLE: &str = "available memory";

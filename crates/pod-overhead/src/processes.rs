@@ -57,11 +57,11 @@ pub fn of_pods(pods: &[Pod], before: &HashSet<Identity>) -> Result<Vec<Vec<Membe
         }
         let groups = process.cgroups().map(|groups| groups.0).unwrap_or_default();
         let parts = groups.iter().flat_map(|group| group.pathname.split('/'));
-        let by_cgroup = parts.filter_map(|part| {
+        let mut by_cgroup = parts.filter_map(|part| {
             let part = part.trim_end_matches(".slice");
             by_marker.get(part).or_else(|| by_id.get(part)).copied()
         });
-        let by_cgroup = by_cgroup.last();
+        let by_cgroup = by_cgroup.next_back();
         let arguments = process.cmdline().unwrap_or_default();
         let by_argument = arguments.iter().find_map(|argument| by_id.get(argument.as_str()));
         entries.insert(
