@@ -84,7 +84,11 @@ impl Kind {
     pub fn cgroup_of(&self, marker: &str) -> String {
         match self.is_systemd {
             true => format!("{marker}.slice"),
-            false => format!("{}/{marker}", self.cgroup_parent.trim_end_matches('/')),
+            // A relative path would be below the cgroup of the runtime.
+            false => match self.cgroup_parent.trim_matches('/') {
+                "" => format!("/{marker}"),
+                parent => format!("/{parent}/{marker}"),
+            },
         }
     }
 }
