@@ -77,6 +77,8 @@ pub fn compile(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Result
         // Small; no unwinding; and addresses as they are in pause.ld, without a table of offsets.
         .args(["-Copt-level=z", "-Cpanic=abort", "-Ccodegen-units=1"])
         .args(["-Crelocation-model=static", "-Cforce-unwind-tables=no"])
+        // A constant that moves out of a loop takes a register and two instructions instead of one.
+        .arg("-Cllvm-args=-disable-machine-licm")
         // Room below the stack pointer cannot be had together with push and pop, which are small.
         .arg("-Cno-redzone=yes")
         .args(["-Clinker=rust-lld", "-Clinker-flavor=ld.lld", "-Clink-arg=-Tpause.ld"])

@@ -1,7 +1,7 @@
 //! pause without a program: the caller itself becomes it.
 
 use crate::arch::{nr, syscall};
-use crate::pause::{CONSTANTS, Page, arm, hold, reap};
+use crate::pause::{CONSTANTS, Page, arm, hold};
 use crate::sys;
 
 /// Becomes pause in this very process, without exec: for the child of a runtime that has nothing to
@@ -34,10 +34,9 @@ pub unsafe fn run() -> ! {
         sys::become_child_subreaper();
         sys::chdir(&CONSTANTS.root);
     }
-    reap();
     sys::set_thread_name(&CONSTANTS.thread_name);
-    sys::close_all_but_stdio();
-    hold(&CONSTANTS, &mut page)
+    // SAFETY: the caller guarantees that nothing uses a descriptor above 2.
+    unsafe { hold(&CONSTANTS, &mut page) }
 }
 
 /// Gives all signals but SIGCHLD, which pause ignores, their default action.

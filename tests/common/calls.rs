@@ -8,13 +8,20 @@ use std::path::{Path, PathBuf};
 pub fn architectures() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/arch");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    files.filter(|file| !file.ends_with("mod.rs")).collect()
+    files.filter(|file| !file.ends_with("mod.rs") && !file.ends_with("asm_generic.rs")).collect()
 }
 
 /// The names and numbers of the system calls in the module `nr` of this file.
 pub fn listed(file: &Path) -> Vec<(String, i64)> {
     let source = fs::read_to_string(file).unwrap();
-    let (_, list) = source.split_once("pub mod nr {\n").unwrap();
+    let shared = fs::read_to_string(file.with_file_name("asm_generic.rs")).unwrap();
+    let list = match source.split_once("pub mod nr {\n") {
+        Some((_, list)) => list,
+        None => {
+            assert!(source.contains("pub use super::asm_generic as nr;"), "{}", file.display());
+            shared.split_once("\n\n").unwrap().1
+        }
+    };
     let lines = list.lines().take_while(|line| *line != "}");
     let calls = lines.map(|line| {
         let item = line.trim().strip_prefix("pub const ").and_then(|item| item.strip_suffix(';'));

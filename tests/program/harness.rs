@@ -21,7 +21,7 @@ use rustix::process::{
 };
 
 pub(crate) use crate::report::skip;
-use crate::start::{StartStack, Text};
+use crate::start::{StackString, StartStack};
 
 /// How long anything may take before a test fails.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -629,18 +629,16 @@ impl Drop for GuardedMemory {
 }
 
 /// The bytes of a string on a start stack, without the zero that ends it.
-pub fn bytes_of(text: Text) -> Vec<u8> {
+pub fn bytes_of(text: StackString) -> Vec<u8> {
     // SAFETY: `take_while` goes no further than the zero byte.
     (0..).map(|index| unsafe { text.byte(index) }).take_while(|byte| *byte != 0).collect()
 }
 
-/// The walks along the start stack at this address, from its arguments and from its environment on.
-pub fn walks(stack: usize) -> (StartStack, StartStack) {
-    let stack = std::ptr::with_exposed_provenance(stack);
-    // SAFETY: the caller has laid out a start stack there, which outlives its walks.
-    let arguments = unsafe { StartStack::new(stack) };
-    // SAFETY: for the same reason.
-    (arguments, unsafe { StartStack::behind_arguments(stack) })
+/// The start stack at this address.
+pub fn start_stack(address: usize) -> StartStack {
+    let stack = std::ptr::with_exposed_provenance(address);
+    // SAFETY: the caller has laid out a start stack there, which outlives what is made from it.
+    unsafe { StartStack::new(stack) }
 }
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {

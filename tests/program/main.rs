@@ -23,7 +23,6 @@ mod reaping;
 #[path = "../common/report.rs"]
 mod report;
 mod signals;
-#[allow(dead_code, reason = "the tests do not walk everywhere")]
 #[path = "../../src/start.rs"]
 mod start;
 mod start_stack;

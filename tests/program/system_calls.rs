@@ -19,10 +19,10 @@ const TO_SLEEP: [libc::c_long; 9] = [
     SYS_rt_sigprocmask,
     SYS_rt_sigaction,
     SYS_getpid,
-    SYS_wait4,
     SYS_prctl, // PR_SET_NAME
     SYS_prctl, // PR_SET_MM
     SYS_munmap,
+    SYS_wait4,
     SYS_close_range,
     SYS_rt_sigtimedwait,
 ];
