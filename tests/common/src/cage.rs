@@ -164,11 +164,16 @@ impl Cage {
 
     /// A command that runs in the cage, and does not outlast the deadline.
     pub fn command(&self, words: &[&str]) -> Command {
+        let seconds = DEADLINE.as_secs().to_string();
+        self.unlimited(&[&["timeout", "--signal=KILL", &seconds], words].concat())
+    }
+
+    /// A command that runs in the cage for as long as the cage does.
+    fn unlimited(&self, words: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "--", "nsenter", "--target", &self.init.to_string()])
-            .args(["--mount", "--pid", "--net", "--", "timeout", "--signal=KILL"])
-            .arg(DEADLINE.as_secs().to_string())
+            .args(["--mount", "--pid", "--net", "--"])
             .args(words)
             .env("PATH", PATH)
             .stdin(Stdio::null());
@@ -191,7 +196,7 @@ impl Cage {
     /// Starts a command that goes on beside the test, with its output in these files of the cage.
     pub fn start(&self, words: &[&str], stdout: &str, stderr: &str) -> Job {
         let create = |name| File::create(self.path(name)).unwrap();
-        let mut command = self.command(words);
+        let mut command = self.unlimited(words);
         Job(command.stdout(create(stdout)).stderr(create(stderr)).spawn().unwrap())
     }
 

@@ -72,7 +72,7 @@ pub fn version() -> &'static str {
 }
 
 /// Makes an archive of the folder with this name, whose only layer is its folder `root`.
-fn archive(cage: &Cage, folder: &str, name: &str, config: serde_json::Value) -> String {
+pub fn archive(cage: &Cage, folder: &str, name: &str, config: serde_json::Value) -> String {
     let folder = format!("/run/images/{folder}");
     let tar = "tar --create --sort=name --numeric-owner --owner=0 --group=0 --mtime=@0";
     let layer = format!("cd {folder} && {tar} --file layer.tar -C root . && sha256sum layer.tar");

@@ -1,0 +1,340 @@
+//! Measures what a pod costs on this node: it asks the node's own container runtime for pods, reads what
+//! the kernel says of them, and removes them.
+//!
+//! [`mod@measure`] is the measurement, [`cri`] asks the runtime, [`cgroup`], [`processes`] and [`node`] ask
+//! the kernel, and [`report`] shows what was found.
+
+mod cgroup;
+mod cri;
+mod interrupt;
+mod measure;
+mod node;
+mod pod;
+mod processes;
+mod record;
+mod report;
+mod statistics;
+
+use std::fs;
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use procfs::{Current, LoadAverage, Meminfo};
+
+use cgroup::Hierarchies;
+use cri::Cri;
+use measure::{Measurement, Plan};
+use pod::{Kind, Network, PidMode, Run};
+use record::{Machine, Measured, Saved, Subject};
+
+/// Measure what a pod costs on this node: time, memory, processes, mounts and devices.
+///
+/// It asks the node's own container runtime for pods, one after the other, reads what the kernel says of
+/// them, and removes them. It must run on the node, as root. It never touches a pod of anybody else.
+#[derive(Parser)]
+#[command(version, after_help = HELP)]
+struct Arguments {
+    /// The socket of the runtime, as unix:///PATH [default: the first of the usual ones]
+    #[arg(long, value_name = "ENDPOINT")]
+    runtime_endpoint: Option<String>,
+    /// The runtime handler; more than one are measured in turn and compared [default: the runtime's]
+    #[arg(long, value_name = "NAME")]
+    runtime_handler: Vec<String>,
+    /// How many pods there are at the end of the growth curve
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(3..=10_000))]
+    pods: u32,
+    /// How many pods are started at the same time, for the rate; 0 for no such measurement
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    at_once: u32,
+    /// Containers in each pod
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    containers: u32,
+    /// Their image, which must be on the node [default: the sandbox image]
+    #[arg(long, value_name = "IMAGE", requires = "containers")]
+    image: Option<String>,
+    /// Whose network the pods have
+    #[arg(long, value_enum, default_value_t = Network::Pod)]
+    network: Network,
+    /// Whose PID namespace the containers of a pod have
+    #[arg(long, value_enum, default_value_t = PidMode::Pod)]
+    pid: PidMode,
+    /// An annotation of the sandboxes
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
+    annotation: Vec<(String, String)>,
+    /// The parent of the pods' cgroups, such as /kubepods; not with the systemd driver
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    cgroup_parent: String,
+    /// Save the run
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Compare with a saved run
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// Measure nothing, and show a saved run
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "runtime_endpoint", "runtime_handler"])]
+    from: Option<PathBuf>,
+    /// Answer all questions with yes: remove the pods of a killed run, make more pods than there is room for
+    #[arg(long)]
+    yes: bool,
+}
+
+const HELP: &str = "\
+The node's kubelet removes pods that it does not know. Stop it while this runs: the node's pods go on.
+
+Examples:
+  pod-overhead
+  pod-overhead --runtime-handler runc --runtime-handler kata --pods 30
+  pod-overhead --json before.json      # then change the sandbox image, and
+  pod-overhead --against before.json";
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let against = arguments.against.as_deref().map(load).transpose()?;
+    let saved = match &arguments.from {
+        Some(file) => load(file)?,
+        None => {
+            // A path that cannot be written shows before the run, and not after it.
+            let files = [&arguments.json];
+            let files = files.into_iter().flatten().map(|path| Output::new(path));
+            let files = files.collect::<Result<Vec<_>>>()?;
+            interrupt::catch()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let saved = runtime.block_on(measure_all(arguments))?;
+            for file in files {
+                file.write(&(serde_json::to_string_pretty(&saved)? + "\n"))?;
+            }
+            saved
+        }
+    };
+    print!("{}", report::text(&saved));
+    for (ours, theirs) in report::pairs(&saved, against.as_ref()) {
+        print!("{}", report::comparison(ours, theirs));
+    }
+    Ok(())
+}
+
+/// Measures with each handler, and removes all pods whatever happens.
+async fn measure_all(arguments: &Arguments) -> Result<Saved> {
+    let cri = Cri::connect(arguments.runtime_endpoint.as_deref()).await?;
+    cri.check_ready(arguments.network).await?;
+    let about = cri.about().await?;
+    for handler in &arguments.runtime_handler {
+        let is_known = about.handlers.is_empty() || about.handlers.contains(handler);
+        let known = about.handlers.join(", ");
+        ensure!(is_known, "the runtime has no handler {handler}; it has: {known}");
+    }
+    if let Some(image) = &arguments.image {
+        cri.check_image(image).await?;
+    }
+    let own = Run::own()?;
+    remove_leftovers(&cri, arguments.yes).await?;
+    if let Some(kubelet) = kubelet() {
+        eprintln!(
+            "warning: a kubelet runs here (pid {kubelet}). It removes pods that it does not know: stop it \
+             while this runs (systemctl stop kubelet); the node's pods go on"
+        );
+    }
+    let machine = machine()?;
+    let handlers = match arguments.runtime_handler.as_slice() {
+        [] => vec![String::new()],
+        handlers => handlers.to_vec(),
+    };
+    let mut runs = Vec::new();
+    let mut error = None;
+    for handler in handlers {
+        let kind = Kind {
+            handler: handler.clone(),
+            network: arguments.network,
+            pid: arguments.pid,
+            cgroup_parent: arguments.cgroup_parent.clone(),
+            is_systemd: about.is_systemd,
+            annotations: arguments.annotation.clone(),
+        };
+        let name = if handler.is_empty() { about.default_handler.clone() } else { Some(handler) };
+        let subject = Subject {
+            runtime: cri.version.clone(),
+            handler: name.unwrap_or_default(),
+            image: None,
+            network: arguments.network,
+            pid: arguments.pid,
+            containers: arguments.containers as usize,
+            container_image: arguments.image.clone(),
+            runtime_processes: Vec::new(),
+        };
+        let (pods, at_once) = (arguments.pods as usize, arguments.at_once as usize);
+        let plan = Plan { kind, subject, pods, at_once };
+        match measure_one(&cri, &own, &plan, arguments.yes).await {
+            Ok(measured) => runs.push(measured),
+            Err(found) => error = Some(found),
+        }
+        if error.is_some() {
+            break;
+        }
+    }
+    let bar = progress_bar(0, "removal");
+    let removed = measure::remove_all(&cri, std::slice::from_ref(&own), &bar).await;
+    bar.finish_and_clear();
+    if let Err(found) = removed {
+        eprintln!(
+            "warning: pods of this run may be left, since they could not be removed: {found:#}: the next start \
+             offers to remove them"
+        );
+    }
+    if about.is_systemd {
+        stop_slices(&own);
+    }
+    match error {
+        Some(error) => Err(error),
+        None => Ok(Saved { program: program(), machine, runs }),
+    }
+}
+
+async fn measure_one(cri: &Cri, own: &Run, plan: &Plan, yes: bool) -> Result<Measured> {
+    let bar = progress_bar(2 * plan.pods as u64, "one pod");
+    let mut subject = plan.subject.clone();
+    let mut measurement = Measurement::new(cri, own, plan, &bar)?;
+    if let Some(objection) = measurement.try_one(&mut subject).await? {
+        bar.suspend(|| confirm(&objection, "Make them all the same?", yes))?;
+    }
+    let measured = measurement.measure(subject).await;
+    bar.finish_and_clear();
+    measured
+}
+
+/// Removes the pods of runs that were killed, if the user wants it.
+async fn remove_leftovers(cri: &Cri, yes: bool) -> Result<()> {
+    let present = processes::present()?;
+    let left = cri.ours(None).await?;
+    if let Some((_, run, _)) = left.iter().find(|(_, run, _)| run.is_alive(&present)) {
+        bail!(
+            "another run goes on, as process {}: wait for its end",
+            run.0.replace('_', ", started at ")
+        );
+    }
+    let mut runs: Vec<Run> = Vec::new();
+    for (_, run, _) in &left {
+        if runs.iter().all(|known| known.0 != run.0) {
+            runs.push(run.clone());
+        }
+    }
+    if !left.is_empty() {
+        let found = format!("{} pods of an earlier run are left, which was killed", left.len());
+        confirm(&found, "Remove them?", yes)?;
+        let bar = progress_bar(left.len() as u64, "removal");
+        measure::remove_all(cri, &runs, &bar).await?;
+        bar.finish_and_clear();
+    }
+    // Cgroups may be left without pods.
+    Hierarchies::read()?.remove(&|name| {
+        let run = name.strip_prefix("podoverhead-").and_then(|rest| rest.split('-').next());
+        run.is_some_and(|run| !Run(run.into()).is_alive(&present))
+    });
+    Ok(())
+}
+
+/// Asks on the terminal. Without one, only `--yes` is a yes.
+fn confirm(found: &str, question: &str, yes: bool) -> Result<()> {
+    if yes {
+        eprintln!("{found}.");
+        return Ok(());
+    }
+    ensure!(std::io::stdin().is_terminal(), "{found}. {question} Then give --yes");
+    eprint!("{found}. {question} [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
+    ensure!(answer.trim().eq_ignore_ascii_case("y"), "nothing was done");
+    Ok(())
+}
+
+/// The process of a kubelet.
+fn kubelet() -> Option<i32> {
+    let mut all =
+        procfs::process::all_processes().ok()?.filter_map(|process| process.ok()?.stat().ok());
+    all.find(|stat| stat.comm == "kubelet").map(|stat| stat.pid)
+}
+
+/// systemd has made slices for the pods' cgroups, and keeps them until it is told.
+fn stop_slices(run: &Run) {
+    let slice = format!("podoverhead-{}.slice", run.0);
+    let status = std::process::Command::new("systemctl").args(["stop", &slice]).status();
+    if !status.is_ok_and(|status| status.success()) {
+        eprintln!("warning: {slice} may be left: systemctl stop {slice}");
+    }
+}
+
+/// It draws on a terminal only.
+fn progress_bar(length: u64, message: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}");
+    let bar = ProgressBar::new(length).with_style(style.expect("a valid template"));
+    bar.with_message(message)
+}
+
+/// What the machine is, without its name.
+fn machine() -> Result<Machine> {
+    let cpu_info = fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
+    let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let release = procfs::sys::kernel::Version::current().context("read the kernel's version")?;
+    Ok(Machine {
+        architecture: std::env::consts::ARCH.into(),
+        cpu: model.map_or("unknown", |(_, model)| model).into(),
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_bytes: Meminfo::current().context("read /proc/meminfo")?.mem_total,
+        kernel: format!("Linux {}.{}.{}", release.major, release.minor, release.patch),
+        page_bytes: procfs::page_size(),
+        cgroup_version: Hierarchies::read()?.version()?,
+        load: LoadAverage::current().context("read /proc/loadavg")?.one.into(),
+    })
+}
+
+fn program() -> String {
+    format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+}
+
+fn load(file: &Path) -> Result<Saved> {
+    let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    let name = file.display();
+    serde_json::from_str(&text).with_context(|| format!("{name}: it is not what --json writes"))
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it is to be KEY=VALUE")?;
+    Ok((key.into(), value.into()))
+}
+
+/// A file that is written as a whole or not at all.
+struct Output {
+    path: PathBuf,
+    file: tempfile::NamedTempFile,
+}
+
+impl Output {
+    fn new(path: &Path) -> Result<Self> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let file = tempfile::Builder::new()
+            .prefix(".pod-overhead-")
+            .tempfile_in(folder.unwrap_or(Path::new(".")));
+        let file = file.with_context(|| format!("write {}", path.display()))?;
+        Ok(Self { path: path.into(), file })
+    }
+
+    fn write(mut self, text: &str) -> Result<()> {
+        let failed = || format!("write {}", self.path.display());
+        self.file.write_all(text.as_bytes()).with_context(failed)?;
+        self.file.persist(&self.path).with_context(failed)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,107 @@
+//! Counters of the whole node, from /proc.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use procfs::process::Process;
+use procfs::{Current, LoadAverage, Meminfo};
+
+/// What a counter counts.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Unit {
+    /// Bytes of memory.
+    Bytes,
+    /// Things.
+    Count,
+}
+
+/// One counter: its name, and what it counts.
+pub struct Counter {
+    /// The name in tables and in saved runs.
+    pub name: &'static str,
+    /// Bytes or things.
+    pub unit: Unit,
+}
+
+/// The counters, in the order of [`read`].
+pub const COUNTERS: [Counter; 13] = [
+    bytes(AVAILABLE),          // MemAvailable in /proc/meminfo, subtracted from MemTotal
+    bytes("anonymous memory"), // AnonPages there
+    bytes("slab, reclaimable"), // SReclaimable there
+    bytes("slab, unreclaimable"), // SUnreclaim there
+    bytes("kernel stacks"),    // KernelStack there
+    bytes("page tables"),      // PageTables there
+    bytes("per-CPU memory"),   // Percpu there
+    bytes("tmpfs and shared memory"), // Shmem there
+    count("threads"),          // all that can be scheduled, in /proc/loadavg
+    count("open files"),       // the first number in /proc/sys/fs/file-nr
+    count("mounts"),           // lines of /proc/self/mountinfo
+    count("network devices"),  // lines of /proc/self/net/dev
+    count("memory cgroups"),   // the row `memory` of /proc/cgroups
+];
+
+const fn bytes(name: &'static str) -> Counter {
+    Counter { name, unit: Unit::Bytes }
+}
+
+const fn count(name: &'static str) -> Counter {
+    Counter { name, unit: Unit::Count }
+}
+
+/// The name of the counter of available memory.
+pub const AVAILABLE: &str = "available memory";
+
+/// The values of [`COUNTERS`] at one moment: used memory instead of available, so that all grow.
+pub type Reading = [f64; COUNTERS.len()];
+
+/// Reads all counters.
+pub fn read() -> Result<Reading> {
+    let memory = Meminfo::current().context("read /proc/meminfo")?;
+    let available = memory.mem_available.context("/proc/meminfo has no MemAvailable")?;
+    let used = memory.mem_total - available;
+    let load = LoadAverage::current().context("read /proc/loadavg")?;
+    let files = procfs::sys::fs::file_nr().context("read /proc/sys/fs/file-nr")?;
+    let own = Process::myself().context("read /proc/self")?;
+    let mounts = own.mountinfo().context("read /proc/self/mountinfo")?.0.len();
+    let devices = own.dev_status().context("read /proc/self/net/dev")?.len();
+    let bytes = [
+        used,
+        memory.anon_pages.unwrap_or_default(),
+        memory.s_reclaimable.unwrap_or_default(),
+        memory.s_unreclaim.unwrap_or_default(),
+        memory.kernel_stack.unwrap_or_default(),
+        memory.page_tables.unwrap_or_default(),
+        per_cpu_bytes()?,
+        memory.shmem.unwrap_or_default(),
+    ];
+    let counts =
+        [u64::from(load.max), files.allocated, mounts as u64, devices as u64, memory_cgroups()];
+    let mut reading = bytes.into_iter().chain(counts).map(|value| value as f64);
+    Ok(std::array::from_fn(|_| reading.next().expect("as many values as counters")))
+}
+
+/// `Percpu`, which procfs does not know.
+fn per_cpu_bytes() -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Percpu:"));
+    let kib = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok());
+    Ok(kib.unwrap_or_default() * 1_024)
+}
+
+/// The memory cgroups that the kernel has. Those that were removed count until their last page is gone.
+fn memory_cgroups() -> u64 {
+    let controllers = procfs::cgroups().map(|controllers| controllers.0).unwrap_or_default();
+    let memory = controllers.iter().find(|controller| controller.name == "memory");
+    memory.map_or(0, |memory| memory.num_cgroups.into())
+}
+
+/// How many pids the node can have beside those that it has.
+pub fn free_pids() -> Result<u64> {
+    let number = |path: &str| -> Result<u64> {
+        let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+        text.trim().parse().with_context(|| format!("{path} is no number"))
+    };
+    let most = number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?);
+    let load = LoadAverage::current().context("read /proc/loadavg")?;
+    Ok(most.saturating_sub(load.max.into()))
+}

@@ -1,0 +1,246 @@
+//! The program against containerd with runc and with crun, in a cage.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use common::cage::{Cage, Job};
+use common::images::{self, PAUSE};
+use common::wait::until;
+
+const TOOL: &str = "/run/pod-overhead";
+
+/// The same for containerd 1.x and 2.x, under the names that each has for it.
+const CONFIGURATION_1: &str = r#"
+version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "SANDBOX"
+restrict_oom_score_adj = true
+cni = { bin_dir = "/usr/lib/cni", conf_dir = "/run/cni" }
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
+runtime_type = "io.containerd.runc.v2"
+options = { BinaryName = "/usr/bin/crun" }
+"#;
+const CONFIGURATION_2: &str = r#"
+version = 3
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "SANDBOX"
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+cni = { bin_dirs = ["/usr/lib/cni"], conf_dir = "/run/cni" }
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.crun]
+runtime_type = "io.containerd.runc.v2"
+options = { BinaryName = "/usr/bin/crun" }
+"#;
+
+const NETWORK: &str = r#"{
+    "cniVersion": "0.4.0",
+    "name": "pods",
+    "plugins": [{
+        "type": "bridge",
+        "bridge": "pods",
+        "isGateway": true,
+        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.99.0.0/16" }]] }
+    }]
+}"#;
+
+/// containerd in a cage, with the program beside it.
+struct Node {
+    _daemon: Job,
+    cage: Cage,
+}
+
+impl Node {
+    /// Has this image for sandboxes.
+    fn new(sandbox: &str) -> Option<Self> {
+        let programs = ["containerd", "ctr", "runc", "crun", "busybox", "tar"];
+        let cage = Cage::new("pod-overhead", &programs)?;
+        let configuration = match cage.run(&["containerd", "--version"]) {
+            version if version.contains("/v2 ") => CONFIGURATION_2,
+            _ => CONFIGURATION_1,
+        };
+        cage.write("/run/containerd.toml", configuration.replace("SANDBOX", sandbox));
+        cage.write("/run/cni/pods.conflist", NETWORK);
+        cage.write(TOOL, fs::read(env!("CARGO_BIN_EXE_pod-overhead")).unwrap());
+        let log = "/run/containerd.log";
+        let daemon = cage.start(&["containerd", "--config", "/run/containerd.toml"], log, log);
+        until("containerd answers", || cage.output(&["ctr", "version"]).status.success());
+        let node = Self { _daemon: daemon, cage };
+        let pause = images::pause(&node.cage);
+        node.import(&pause);
+        until("the network is configured", || {
+            !node.tool(&["--runtime-handler", "none"]).contains("not ready")
+        });
+        Some(node)
+    }
+
+    fn import(&self, archive: &str) {
+        self.cage.run(&["ctr", "--namespace", "k8s.io", "images", "import", archive]);
+    }
+
+    fn words<'a>(&'a self, words: &[&'a str]) -> Vec<&'a str> {
+        [&[TOOL, "--cgroup-parent", &self.cage.cgroup, "--at-once", "2"], words].concat()
+    }
+
+    /// Runs the program, which has to fail, and returns its error.
+    fn tool(&self, words: &[&str]) -> String {
+        let output = self.cage.output(&self.words(words));
+        assert!(!output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Measures three pods with these arguments. Returns what it saved and what it printed.
+    fn measure(&self, words: &[&str]) -> (Value, String) {
+        let arguments = ["--pods", "3", "--json", "/run/run.json"];
+        let text = self.cage.run(&self.words(&[&arguments, words].concat()));
+        let saved = fs::read(self.cage.path("/run/run.json")).unwrap();
+        (serde_json::from_slice(&saved).unwrap(), text)
+    }
+
+    /// The cgroups of the program's pods.
+    fn pods(&self) -> Vec<PathBuf> {
+        let parent = PathBuf::from("/sys/fs/cgroup/memory").join(&self.cage.cgroup);
+        let entries =
+            fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| path.to_string_lossy().contains("/podoverhead-")).collect()
+    }
+
+    fn assert_nothing_is_left(&self) {
+        let containers =
+            self.cage.run(&["ctr", "--namespace", "k8s.io", "containers", "list", "--quiet"]);
+        assert_eq!(containers, "");
+        assert_eq!(self.pods(), [] as [PathBuf; 0]);
+    }
+
+    /// Starts a long run, waits until it has some pods, and sends it this signal.
+    fn interrupt(&self, signal: &str) -> Job {
+        let words = self.words(&["--pods", "1000"]);
+        let job = self.cage.start(&words, "/run/out", "/run/error");
+        until("there are pods", || self.pods().len() > 3);
+        let processes = fs::read_dir(self.cage.path("/proc")).unwrap().flatten();
+        let names = processes.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut pids =
+            names.filter(|pid| self.cage.proc(&format!("{pid}/comm")) == "pod-overhead\n");
+        let pid = pids.next().expect("it runs");
+        self.cage.run(&["kill", "-s", signal, &pid]);
+        job
+    }
+}
+
+/// The value of a figure of the first run.
+fn figure(saved: &Value, group: &str, name: &str) -> f64 {
+    let figures = saved["runs"][0]["figures"].as_array().unwrap();
+    let mut found = figures.iter().filter(|figure| {
+        figure["group"].as_str().unwrap().starts_with(group) && figure["name"] == name
+    });
+    found.next().unwrap_or_else(|| panic!("{group}: {name}"))["value"].as_f64().unwrap()
+}
+
+fn measures_pods(handler: &str) {
+    let Some(node) = Node::new(PAUSE) else { return };
+    let (saved, text) = node.measure(&["--runtime-handler", handler]);
+    let run = &saved["runs"][0];
+    assert_eq!(
+        (&run["subject"]["handler"], &run["subject"]["image"]),
+        (&json!(handler), &json!(PAUSE))
+    );
+    // Pause has one page of its own, and the rest is the kernel's.
+    assert_eq!(figure(&saved, "Memory charged", "anonymous"), 4.0);
+    assert!(figure(&saved, "Memory charged", "kernel") > 40.0);
+    // Pause and its shim.
+    assert_eq!(figure(&saved, "Things", "processes"), 2.0);
+    // The loopback device, and one end of the veth; the other is on the node.
+    assert_eq!(figure(&saved, "Things", "network devices in the sandbox"), 2.0);
+    assert_eq!(figure(&saved, "Things", "network devices, on the node"), 1.0);
+    assert!(figure(&saved, "Things", "mounts in the sandbox") > 5.0);
+    assert!(figure(&saved, "Time", "RunPodSandbox") > 0.0);
+    let mib = run["overhead"]["memory_bytes"].as_f64().unwrap() / (1 << 20) as f64;
+    assert!(text.contains(&format!(
+        "handler: {handler}\noverhead:\n  podFixed:\n    memory: {}Mi\n",
+        mib.ceil()
+    )));
+    node.assert_nothing_is_left();
+    // Against itself, a run has the ratio 1.
+    let words = ["--from", "/run/run.json", "--against", "/run/run.json"];
+    let text =
+        node.cage.run(&node.words(&words)[..1].iter().copied().chain(words).collect::<Vec<_>>());
+    let mut rows = text.lines().filter(|line| line.trim_start().starts_with("anonymous  "));
+    assert_eq!(rows.next_back().unwrap().split_whitespace().nth(4), Some("1.00"), "{text}");
+}
+
+#[test]
+fn measures_pods_of_runc() {
+    measures_pods("runc");
+}
+
+#[test]
+fn measures_pods_of_crun() {
+    measures_pods("crun");
+}
+
+/// The figures can be wrong: a sandbox that takes 8 MiB more has 8 MiB more.
+#[test]
+fn shows_what_a_sandbox_takes() {
+    let name = "example.com/takes:1";
+    let Some(node) = Node::new(name) else { return };
+    images::busybox(&node.cage);
+    let charged_kib = |script: &str| {
+        let entry_point = json!({ "Entrypoint": ["/bin/busybox", "sh", "-c", script] });
+        node.import(&images::archive(&node.cage, "busybox", name, entry_point));
+        figure(&node.measure(&[]).0, "Memory charged", "charged")
+    };
+    let without = charged_kib("exec /bin/busybox sleep 100000");
+    let with = charged_kib(
+        "/bin/busybox dd if=/dev/zero of=/dev/file bs=1M count=8; exec /bin/busybox sleep 100000",
+    );
+    assert!((with - without - 8_192.0).abs() < 256.0, "{without} KiB, then {with} KiB");
+}
+
+#[test]
+fn says_what_is_wrong() {
+    let Some(node) = Node::new("example.com/missing:1") else { return };
+    for (words, message) in [
+        (
+            ["--runtime-endpoint", "unix:///run/none.sock"],
+            "/run/none.sock: there is no such socket",
+        ),
+        (["--runtime-endpoint", "none.sock"], "none.sock: it must be unix:///PATH"),
+        (["--runtime-handler", "none"], "the runtime has no handler none; it has: "),
+        (["--pods", "3"], "the sandbox image is not on this node"),
+        (["--json", "/none/run.json"], "write /none/run.json"),
+    ] {
+        let error = node.tool(&words);
+        assert!(error.starts_with("error: ") && error.contains(message), "{words:?}: {error}");
+    }
+    node.assert_nothing_is_left();
+}
+
+#[test]
+fn leaves_nothing_after_a_signal() {
+    let Some(node) = Node::new(PAUSE) else { return };
+    for signal in ["INT", "TERM"] {
+        let mut job = node.interrupt(signal);
+        assert_eq!(job.end().code(), Some(1));
+        let error = fs::read_to_string(node.cage.path("/run/error")).unwrap();
+        assert!(error.starts_with("error: ") && error.ends_with("interrupted\n"), "{error}");
+        node.assert_nothing_is_left();
+    }
+}
+
+#[test]
+fn removes_what_a_killed_run_has_left() {
+    let Some(node) = Node::new(PAUSE) else { return };
+    node.interrupt("KILL").end();
+    assert!(node.pods().len() > 3);
+    // It asks first, and takes silence for a no.
+    let error = node.tool(&["--pods", "3"]);
+    assert!(error.contains("pods of an earlier run are left"), "{error}");
+    assert!(node.pods().len() > 3);
+    node.measure(&["--yes"]);
+    node.assert_nothing_is_left();
+}
