@@ -69,10 +69,22 @@ pub fn budget_bytes(target: &str) -> usize {
 /// Compiles and links the program in `root` for a target, to the file `pause`, and beside it
 /// `pause.map`, which says what each byte is. The error says what to do.
 pub fn compile(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Result<(), String> {
+    compile_source(rustc, root, "src/main.rs", budget_bytes(target), target, pause)
+}
+
+/// Compiles and links any program in the frame of pause: `source` is its path from `root`.
+pub fn compile_source(
+    rustc: &OsStr,
+    root: &Path,
+    source: &str,
+    budget_bytes: usize,
+    target: &str,
+    pause: &Path,
+) -> Result<(), String> {
     let mut command = Command::new(rustc);
     command
         .current_dir(root)
-        .args(["src/main.rs", "--crate-name=pause", "--crate-type=bin", "--edition=2024"])
+        .args([source, "--crate-name=pause", "--crate-type=bin", "--edition=2024"])
         .args(["--cfg=program", "--check-cfg=cfg(program)", "--target", target])
         // Small; no unwinding; and addresses as they are in pause.ld, without a table of offsets.
         .args(["-Copt-level=z", "-Cpanic=abort", "-Ccodegen-units=1"])
@@ -80,7 +92,7 @@ pub fn compile(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Result
         // Room below the stack pointer cannot be had together with push and pop, which are small.
         .arg("-Cno-redzone=yes")
         .args(["-Clinker=rust-lld", "-Clinker-flavor=ld.lld", "-Clink-arg=-Tpause.ld"])
-        .arg(format!("-Clink-arg=--defsym=budget={}", budget_bytes(target)))
+        .arg(format!("-Clink-arg=--defsym=budget={budget_bytes}")))
         .arg(format!("-Clink-arg=-Map={}", pause.with_extension("map").display()))
         .arg("-o")
         .arg(pause)

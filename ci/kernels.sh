@@ -105,7 +105,7 @@ END
 unpack_kernel() {
     local header
     read -r -a header < <(od -A n -t u4 -N 16 "$1")
-    if tail -c +5 "$1" | head -c 4 | grep -qx zimg; then
+    if [ "$(od -A n -t x1 -j 4 -N 4 "$1")" = ' 7a 69 6d 67' ]; then # "zimg"
         tail -c "+$((header[2] + 1))" "$1" | head -c "${header[3]}" | "$dir/qemu/run" zstd -d
     else
         cat "$1"

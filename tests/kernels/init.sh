@@ -209,7 +209,7 @@ check_probes() {
     start_pause "probed"
     check "probed: its first instruction was hit" "$(hits early)" 1
     mapping=$(probes_mapping)
-    echo "value probes ${mapping:+mapped}"
+    if [ -n "$mapping" ]; then echo "value probes mapped"; else echo "value probes emulated"; fi
     set_probe_on_wake late /pause
     check "probed: a probe on where it wakes is set" $? 0
     kill -STOP $pause
