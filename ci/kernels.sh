@@ -1,93 +1,168 @@
 #!/bin/bash
-# Fetches what `cargo test --test kernels` boots: Debian's kernels, and a busybox for each.
+# Fetches what `cargo test --test kernels` boots: Debian's kernels, a busybox for each architecture, and
+# the emulators.
 #
-#     ci/kernels.sh DIR [ARCH...]
-#     ci/kernels.sh --packages
+#     ci/kernels.sh DIR [--weekly | ID...]
 #
-# leaves DIR/ARCH/vmlinuz and DIR/ARCH/busybox. An ARCH is Debian's name of an architecture; without
-# one, all of the table below are fetched. What is there already is left as it is, and if all is
-# there, nothing is asked of the network.
+# leaves DIR/ID/vmlinuz for each kernel, DIR/ARCH.busybox for each architecture, and DIR/qemu. An ID is that
+# of a kernel in tests/kernels/machines.toml. Without one, those that the tests boot by default are fetched;
+# with --weekly, all of them. What is there already is kept, and if all is there, no network is needed.
 #
-# Nothing is installed, and any user can run this: see apt.sh.
+# Nothing is installed, and any user can run this: see apt.sh. DIR/qemu has the emulators with the libraries
+# of their own release, so they run on any release of Debian, and an installed qemu stays as it is:
 #
-# The second form prints the packages that the tests need, which are these and no other:
-#
-#     apt-get install --no-install-recommends $(ci/kernels.sh --packages)
+#     DIR/qemu/run qemu-system-x86_64 -L DIR/qemu/usr/share/qemu ...
 set -euo pipefail
-. "$(dirname "$0")/apt.sh"
+here=$(cd "$(dirname "$0")" && pwd)
+machines=$here/../tests/kernels/machines.toml
+. "$here/apt.sh"
 
-packages="qemu-system-arm qemu-system-misc qemu-system-ppc qemu-system-x86 opensbi"
-
-# Debian's name of the architecture, the release, or several to be tried in turn where a mirror is not
-# in step with itself, and the kernel package, which depends on the one that has the newest kernel of
-# its kind. Debian 12 is the last release with a kernel for i386, and
-# Debian 13 the first with one for riscv64. loong64 is in no release yet: the package lists of what
-# is to be one expire within days, and apt is right not to take them.
-table="
-amd64    bookworm  linux-image-amd64
-arm64    bookworm  linux-image-arm64
-armhf    bookworm  linux-image-armmp
-i386     bookworm  linux-image-686-pae
-ppc64el  bookworm  linux-image-powerpc64le
-s390x    bookworm  linux-image-s390x
-riscv64  trixie,forky  linux-image-riscv64
-"
+# The release of the emulators, or several that are tried in turn.
+emulators_from=trixie,forky,bookworm-backports
 
 usage() {
     sed -n '2,/^set /{/^#/{s/^# \{0,1\}//;p}}' "$0"
     exit 2
 }
 
-case ${1-} in
-    --packages) echo "$packages"; exit ;;
-    '' | -*) usage ;;
-esac
+case ${1-} in '' | -*) usage ;; esac
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 shift
-all=$(awk 'NF { print $1 }' <<<"$table")
 
-missing=()
-for arch in ${*:-$all}; do
-    grep -qx "$arch" <<<"$all" || { echo "$0: no kernel for $arch in the table" >&2; exit 2; }
-    [ -e "$dir/$arch/vmlinuz" ] && [ -e "$dir/$arch/busybox" ] || missing+=("$arch")
-done
-[ ${#missing[@]} -gt 0 ] || exit 0
+# A line for each kernel: its id, architecture, releases, package, and how often it is booted.
+table=$(awk '
+    /^\[/ { end_of_item(); kind = $1 }
+    $2 == "=" { gsub(/"/, "", $3); item[$1] = $3 }
+    END {
+        end_of_item()
+        for (i = 1; i <= count; i++) print kernel[i], ids[i] in by_default ? "default" : "weekly"
+    }
+    function end_of_item() {
+        if (kind == "[[kernel]]") {
+            ids[++count] = item["id"]
+            kernel[count] = item["id"] " " item["arch"] " " item["release"] " " item["package"]
+        }
+        if (kind == "[[machine]]" && item["weekly"] != "true") by_default[item["kernel"]]
+        delete item
+    }
+' "$machines")
 
-fetch() {
-    local release=$1 arch=$2 image=$3 state=$dir/apt kernel binary
-    private_apt "$state" "$release $arch"
-    kernel=$(apt-cache depends --important "$image:$arch" |
-        awk '$1 == "Depends:" && /linux-image-/ { sub(/:.*/, "", $2); print $2; exit }')
-    [ -n "$kernel" ] || { echo "$0: $image:$arch depends on no kernel" >&2; exit 1; }
-    # Newer releases have the kernel itself in a package that this one depends on.
-    binary=$(apt-cache depends --important "$kernel:$arch" |
-        awk '$1 == "Depends:" && /linux-binary-/ { sub(/:.*/, "", $2); print $2; exit }')
-    kernel=${binary:-$kernel}
+case ${1-} in
+    '') wanted=$(awk '$5 == "default" { print $1 }' <<<"$table") ;;
+    --weekly) wanted=$(awk '{ print $1 }' <<<"$table") ;;
+    -*) usage ;;
+    *) wanted=$* ;;
+esac
 
-    mkdir -p "$dir/$arch" "$state/downloads"
-    (cd "$state/downloads" && apt-get -qq download "$kernel:$arch" "busybox-static:$arch")
-    # Of some 60 MB, mostly modules, only the kernel itself is wanted. Its name may end with its
-    # version, and starts with vmlinux where it is not compressed.
-    dpkg --fsys-tarfile "$state/downloads/$kernel"_*.deb |
-        tar -x -O --wildcards './*/vmlinu[xz]*' >"$state/downloads/vmlinuz"
-    dpkg --fsys-tarfile "$state/downloads"/busybox-static_*.deb |
-        tar -x -O --wildcards './*bin/busybox' >"$state/downloads/busybox"
-    chmod +x "$state/downloads/busybox"
-    mv "$state/downloads/busybox" "$dir/$arch/busybox"
-    mv "$state/downloads/vmlinuz" "$dir/$arch/vmlinuz"
-    echo "$arch: $kernel of $release"
-}
-
-for arch in "${missing[@]}"; do
-    read -r _ releases image < <(awk -v arch="$arch" '$1 == arch' <<<"$table")
+# in_turn RELEASE,RELEASE... COMMAND...: runs the command with each release, until it succeeds.
+in_turn() {
+    local releases=$1 release status=1
+    shift
     for release in ${releases//,/ }; do
         # In a condition, the shell would go on after an error.
         set +e
-        (set -e; fetch "$release" "$arch" "$image")
+        (set -e; "$@" "$release")
         status=$?
         set -e
-        [ "$status" -ne 0 ] || break
+        [ "$status" -ne 0 ] || return 0
     done
-    [ "$status" -eq 0 ] || exit "$status"
+    return "$status"
+}
+
+fetch_emulators() {
+    local root=$dir/apt/root loader program package
+    private_apt "$dir/apt" "$1 $(dpkg --print-architecture)"
+    apt-get -qq --yes --no-install-recommends --download-only install \
+        qemu-system-{arm,misc,ppc,riscv,s390x,x86} zstd
+    mkdir "$root"
+    for package in "$dir"/apt/cache/archives/*.deb; do
+        dpkg --extract "$package" "$root"
+    done
+    # Of some 500 MB, the libraries, the firmware, and the programs that are used here.
+    mkdir -p "$root/kept/usr/bin" "$root/kept/usr/share"
+    for program in $(sed -n 's/^qemu = \["\(qemu-system-[^"]*\)".*/\1/p' "$machines") zstd; do
+        mv "$root/usr/bin/$program" "$root/kept/usr/bin/"
+    done
+    mv "$root/usr/lib" "$root/kept/usr/"
+    mv "$root"/usr/share/{qemu,seabios} "$root/kept/usr/share/"
+    loader=$(cd "$root/kept" && echo usr/lib/*-linux-gnu/ld-linux*.so.*)
+    cat >"$root/kept/run" <<END
+#!/bin/sh
+# run PROGRAM ARGUMENT...: runs one of usr/bin with the loader and the libraries of its own release.
+root=\$(cd "\$(dirname "\$0")" && pwd)
+program=\$root/usr/bin/\$1
+shift
+exec "\$root/$loader" --library-path "\$root/${loader%/*}" "\$program" "\$@"
+END
+    chmod +x "$root/kept/run"
+    mv "$root/kept" "$dir/qemu"
+    echo "emulators: $("$dir/qemu/run" qemu-system-x86_64 --version | head -n 1), of $1"
+}
+
+# Writes the kernel of a file to stdout. For some architectures it is compressed in a file that starts as a
+# program for EFI ("zboot"): the offset and the size are the third and the fourth word of its header.
+unpack_kernel() {
+    local header
+    read -r -a header < <(od -A n -t u4 -N 16 "$1")
+    if [ "$(od -A n -t x1 -j 4 -N 4 "$1")" = ' 7a 69 6d 67' ]; then # "zimg"
+        tail -c "+$((header[2] + 1))" "$1" | head -c "${header[3]}" | "$dir/qemu/run" zstd -d
+    else
+        cat "$1"
+    fi
+}
+
+# fetch_kernels LINE... RELEASE: these lines of the table, which are of one architecture.
+fetch_kernels() {
+    local release=${*: -1} line id arch image kernel binary downloads=$dir/apt/downloads
+    read -r _ arch _ <<<"$1"
+    private_apt "$dir/apt" "$release $arch"
+    mkdir "$downloads"
+    for line in "${@:1:$#-1}"; do
+        read -r id _ _ image _ <<<"$line"
+        kernel=$(apt-cache depends --important "$image:$arch" |
+            awk '$1 == "Depends:" && /linux-image-/ { sub(/:.*/, "", $2); print $2; exit }')
+        [ -n "$kernel" ] || { echo "$0: $release has no $image:$arch" >&2; exit 1; }
+        # Newer releases have the kernel itself in a package that this one depends on.
+        binary=$(apt-cache depends --important "$kernel:$arch" |
+            awk '$1 == "Depends:" && /linux-binary-/ { sub(/:.*/, "", $2); print $2; exit }')
+        kernel=${binary:-$kernel}
+        (cd "$downloads" && apt-get -qq download "$kernel:$arch")
+        # Of some 60 MB, mostly modules, only the kernel itself is needed. Its name may end with its
+        # version, and starts with vmlinux where it is not compressed.
+        dpkg --fsys-tarfile "$downloads/$kernel"_*.deb |
+            tar -x -O --wildcards './*/vmlinu[xz]*' >"$downloads/vmlinuz"
+        mkdir -p "$dir/$id"
+        unpack_kernel "$downloads/vmlinuz" >"$downloads/kernel"
+        mv "$downloads/kernel" "$dir/$id/vmlinuz"
+        echo "$id: $kernel of $release"
+    done
+}
+
+fetch_busybox() {
+    local arch=$1 downloads=$dir/apt/downloads
+    private_apt "$dir/apt" "$2 $arch"
+    mkdir "$downloads"
+    (cd "$downloads" && apt-get -qq download "busybox-static:$arch")
+    dpkg --fsys-tarfile "$downloads"/*.deb | tar -x -O --wildcards './*bin/busybox' >"$downloads/busybox"
+    chmod +x "$downloads/busybox"
+    mv "$downloads/busybox" "$dir/$arch.busybox"
+}
+
+[ -e "$dir/qemu" ] || in_turn "$emulators_from" fetch_emulators
+
+# The kernels that are missing, together where they are of one release and architecture.
+declare -A missing
+for id in $wanted; do
+    line=$(awk -v id="$id" '$1 == id' <<<"$table")
+    [ -n "$line" ] || { echo "$0: $machines has no kernel $id" >&2; exit 2; }
+    read -r _ arch releases _ <<<"$line"
+    [ -e "$dir/$id/vmlinuz" ] || missing["$releases $arch"]+="$line"$'\n'
+    if [ ! -e "$dir/$arch.busybox" ]; then
+        in_turn "$(awk -v arch="$arch" '$2 == arch { print $3; exit }' <<<"$table")" fetch_busybox "$arch"
+    fi
+done
+for group in "${!missing[@]}"; do
+    mapfile -t lines < <(printf %s "${missing["$group"]}")
+    in_turn "${group% *}" fetch_kernels "${lines[@]}"
 done

@@ -62,9 +62,23 @@ pub fn budget_bytes(target: &str) -> usize {
 /// The compiler cannot be started, has no library for the target, or rejects the program. The text
 /// says what to do.
 pub fn compile(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Result<(), String> {
+    compile_source(rustc, root, "src/main.rs", budget_bytes(target), target, pause)
+}
+
+/// Compiles and links another program that has pause's entry point and linker script: `source` is its path from
+/// `root`. The tests on foreign kernels have one.
+#[doc(hidden)]
+pub fn compile_source(
+    rustc: &OsStr,
+    root: &Path,
+    source: &str,
+    budget_bytes: usize,
+    target: &str,
+    pause: &Path,
+) -> Result<(), String> {
     let mut command = Command::new(rustc);
     command
-        .arg(root.join("src/main.rs"))
+        .arg(root.join(source))
         .args(["--crate-name=pause", "--crate-type=bin", "--edition=2024"])
         .args(["--cfg=program", "--check-cfg=cfg(program)", "--target", target])
         // Small; no unwinding; and addresses as they are in pause.ld, without a table of offsets.
@@ -76,7 +90,7 @@ pub fn compile(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Result
         .arg("-Cno-redzone=yes")
         .args(["-Clinker=rust-lld", "-Clinker-flavor=ld.lld"])
         .arg(format!("-Clink-arg=-T{}", root.join("link/pause.ld").display()))
-        .arg(format!("-Clink-arg=--defsym=budget={}", budget_bytes(target)))
+        .arg(format!("-Clink-arg=--defsym=budget={budget_bytes}"))
         .arg(format!("-Clink-arg=-Map={}", pause.with_extension("map").display()))
         .arg("-o")
         .arg(pause)

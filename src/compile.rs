@@ -22,6 +22,8 @@ use include_dir::{Dir, include_dir};
 #[path = "../link/compile.rs"]
 mod link;
 
+#[doc(hidden)]
+pub use link::compile_source;
 pub use link::{PLATFORMS, Platform, compile};
 
 static SOURCE: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");

@@ -1,34 +1,36 @@
 #!/bin/busybox sh
 # The first process of the virtual machine that tests/kernels/main.rs boots: it starts pause as
-# PID 1 of new namespaces, looks at it, and at last becomes pause itself.
+# PID 1 of new namespaces, looks at it, and finally becomes pause itself.
 #
-# What it finds is written to the console, a line each:
+# Its findings go to the console, a line each:
 #
 #     ok NAME            a check that held
 #     not ok NAME: WHY   one that did not
-#     value NAME VALUE   something measured, for the test to judge
+#     value NAME VALUE   a measurement, which the test judges
 #     done NUMBER        the end, and how many checks there were
 #
-# Nobody sleeps here for a given time. But a shell has nothing else than /proc to see what another
-# process does, so it looks there again and again, for half a minute at most.
+# Nothing here sleeps for a fixed time. A shell can see the state of another process only in /proc, so it
+# polls there, for at most a minute.
+#
+# Orphans are made by /load (load.rs), not by the shell: some versions of busybox's nsenter take the
+# options of the program that it starts. The number of orphans that were made is always checked.
 
 export PATH=/bin
-/bin/busybox mkdir -p /dev /proc /cgroup
+/bin/busybox mkdir -p /dev /proc /cgroup /tracing
 /bin/busybox --install -s /bin
 mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 mount -t cgroup2 cgroup2 /cgroup
 
-# What the kernel does not know of its command line, it hands over as environment.
+# The kernel passes unknown words of its command line on as environment variables.
 version="pause $podpause_version"
 farewell_term="pause: SIGTERM 15"
 farewell_int="pause: SIGINT   2"
-# pause waits for each signal that it blocks, and those that it waits for are blocked before and after,
-# but not meanwhile.
+# pause waits for each signal that it blocks. The kernel unblocks them during the wait.
 blocked_in_wait=0000000000000000
-# An emulated processor takes some 15 ms for each.
-orphans=1000
-few_orphans=200
+# How many orphans of each kind, and how many where that is enough.
+orphans=500
+few_orphans=100
 
 checks=0
 
@@ -45,16 +47,16 @@ check() {
 # The seconds since the kernel started.
 uptime() { cut -d . -f 1 /proc/uptime; }
 
-# wait_until COMMAND...: fails if that does not succeed within half a minute.
+# wait_until COMMAND...: fails if the command does not succeed within a minute.
 wait_until() {
-    deadline=$(($(uptime) + 30))
+    deadline=$(($(uptime) + 60))
     until "$@"; do
         [ $(uptime) -lt $deadline ] || return 1
         usleep 10000
     done
 }
 
-# yes_if COMMAND...: says yes or no, for `check`.
+# yes_if COMMAND...: prints yes or no, for `check`.
 yes_if() {
     if "$@"; then echo yes; else echo no; fi
 }
@@ -66,7 +68,7 @@ status() {
 
 is_in_state() { [ "$(status State)" = "$1" ]; }
 
-# How often the kernel switched to $pause and away from it, of its own accord or not.
+# How often the kernel switched to $pause and away from it, voluntarily or not.
 switches() { echo $(sed -n 's/^.*voluntary_ctxt_switches:[[:space:]]*//p' "/proc/$pause/status"); }
 
 children() { echo $(cat "/proc/$1/task/$1/children"); }
@@ -74,66 +76,68 @@ children() { echo $(cat "/proc/$1/task/$1/children"); }
 # Whether $runtime has a child, which then is $pause.
 has_pause() { pause=$(children $runtime) && [ -n "$pause" ]; }
 
-# Whether $pause sleeps and waits for its signals.
-holds() { is_in_state S && [ "$(status SigBlk)" = $blocked_in_wait ]; }
+# Whether $pause sleeps and waits for its signals. It ignores SIGCHLD (17) from the moment on when it has
+# blocked them, and while it waits for them, the kernel shows them as not blocked.
+holds() {
+    is_in_state S && [ $((0x$(status SigIgn) >> 16 & 1)) -eq 1 ] && [ $((0x$(status SigBlk))) -eq 0 ]
+}
 
-# start COMMAND...: as PID 1 of new namespaces, of which nobody has a mount outside. Its messages
-# are in /messages. A descriptor is leaked to it. $runtime waits for it, and ends with its status.
+# start COMMAND...: as PID 1 of new namespaces, whose mounts nobody outside has. Its messages are in
+# /messages. A descriptor is leaked to it. $runtime waits for it, and ends with its status.
 start() {
     unshare -m -u -i -n -p -f "$@" 9</dev/null 2>/messages &
     runtime=$!
     wait_until has_pause
 }
 
+# start_pause WHO [COMMAND...]: the command executes pause.
 start_pause() {
-    start /pause
-    check "$1: it holds" "$(yes_if wait_until holds)" yes
-    check "$1: it has closed what was leaked" "$(echo $(ls /proc/$pause/fd))" "0 1 2"
+    who=$1
+    shift
+    start "${@:-/pause}"
+    check "$who: it holds" "$(yes_if wait_until holds)" yes
+    check "$who: it has closed what was leaked" "$(echo $(ls /proc/$pause/fd))" "0 1 2"
 }
 
-# end SIGNAL FAREWELL: pause ends, after that signal was sent, and says so.
+# end SIGNAL FAREWELL: checks how pause ended, after that signal was sent.
 end() {
     wait $runtime 2>/dev/null
     check "$1 ends it" "$? $(cat /messages)" "0 $2"
 }
 
-# make_orphans NUMBER: in the PID namespace of $pause. Each has a parent of its own, who ends without
-# a look at it.
+# make_orphans WHEN KIND NUMBER: in the PID namespace of $pause.
 make_orphans() {
-    nsenter -t $pause -p sh -c '
-        orphans=$0
-        while [ $orphans -gt 0 ]; do
-            (: &)
-            orphans=$((orphans - 1))
-        done
-    ' $1
+    check "$1: $3 $2 orphans are made" "$(nsenter -t $pause -p /load $2 $3 | wc -c)" $3
 }
 
 is_childless() { [ -z "$(children $pause)" ]; }
 
-# check_reaping WHEN NUMBER: nobody is left, and pause was not woken for it.
+# Whether $pause has so many children.
+has_children() { [ "$(children $pause | wc -w)" -eq $1 ]; }
+
+# check_reaping WHEN NUMBER: ordinary orphans are released, without a wake-up of pause.
 check_reaping() {
     before=$(switches)
-    make_orphans $2
-    check "$1: $2 orphans leave no zombie" "$(yes_if wait_until is_childless)" yes
-    check "$1: $2 orphans cost no context switch" "$(switches)" "$before"
+    for kind in dead living; do
+        make_orphans "$1" $kind $2
+        check "$1: $2 $kind orphans leave no zombie" "$(yes_if wait_until is_childless)" yes
+    done
+    check "$1: twice $2 orphans cost no context switch" "$(switches)" "$before"
 }
 
 # Where the start stack of $pause ended, or rather where the path of the program is, in its last
 # page. That is AT_EXECFN (31) of the auxiliary vector, whose words are as wide as the program's.
 path_address() {
-    # EI_CLASS: 1 is 32 bits, 2 is 64 bits.
-    word=$((4 * $(od -A n -t u1 -j 4 -N 1 /pause)))
     od -A n -v -t x$word -w$((2 * word)) "/proc/$pause/auxv" | while read -r key value; do
         [ $((0x$key)) -ne 31 ] || echo "$value"
     done
 }
 
-# check_memory WHO: two mappings of a page each, and nothing else but what the kernel has above the
-# start stack. What that is, and how much all of it takes, is for the test to judge.
+# check_memory WHO: two mappings of a page each, and otherwise only what the kernel has above the
+# start stack. What that is, and how much memory all of it takes, the test judges.
 check_memory() {
     page_kb=$(sed -n 's/^KernelPageSize: *\([0-9]*\) kB/\1/p' "/proc/$pause/smaps" | head -n 1)
-    # Without the last three digits, these are numbers: the topmost addresses would be negative.
+    # Without the last three digits: the topmost addresses would be negative numbers for the shell.
     path=$(path_address)
     path=$((0x${path%???}))
     line=0 above=
@@ -144,7 +148,7 @@ check_memory() {
         case $line in
             1) check "$1: the first mapping is the text" "$what" "r-xp $page_kb /pause" ;;
             2)
-                # Its name differs with the kernel's version: the stack and the heap are in it.
+                # Its name differs between kernel versions: the stack and the heap are in it.
                 what=${what%'[heap]'} what=${what%'[stack]'}
                 check "$1: the second is the private page" "$what" "rw-p $page_kb "
                 ;;
@@ -155,11 +159,11 @@ check_memory() {
         esac
     done <"/proc/$pause/maps"
     echo "value page_kb $page_kb"
-    echo "value mappings_above ${above:-none}"
+    echo "value above ${above:-none}"
     for field in VmRSS RssAnon RssFile VmPTE; do
         echo "value $field $(status $field)"
     done
-    # The sums in `status` may lag, these are of the page tables themselves.
+    # The sums in `status` may lag; these are counted from the page tables.
     for field in Rss Anonymous; do
         echo "value $field $(sed -n "s/^$field: *\([0-9]*\) kB/\1/p" "/proc/$pause/smaps_rollup")"
     done
@@ -169,6 +173,113 @@ check_names() {
     check "$1: its name" "$(tr '\0' '|' <"/proc/$pause/cmdline")" "/pause|"
     check "$1: its thread's name" "$(cat "/proc/$pause/comm")" pause
 }
+
+# entry_point FILE: its offset in the file. Both programs are mapped at 4 MiB from their first byte on.
+entry_point() {
+    echo $((0x$(echo $(od -A n -t x$word -j 24 -N $word "$1")) - 0x400000))
+}
+
+# set_probe NAME FILE OFFSET: on an instruction of that file, in every process.
+set_probe() {
+    printf 'p:uprobes/%s %s:0x%x\n' $1 $2 $3 >>/tracing/uprobe_events &&
+        echo 1 >/tracing/events/uprobes/$1/enable
+}
+
+# How often the probe of this name was hit.
+hits() { awk -v name=$1 '$2 == name { print $3 }' /tracing/uprobe_profile; }
+was_hit() { [ "$(hits $1)" -gt 0 ]; }
+
+# set_probe_on_wake: where $pause goes on as soon as the kernel interrupts its wait.
+set_probe_on_wake() {
+    set_probe $1 $2 $((0x$(sed 's/.* 0x//' "/proc/$pause/syscall") - 0x400000))
+}
+
+remove_probes() {
+    for name in "$@"; do
+        echo 0 >/tracing/events/uprobes/$name/enable
+    done
+    echo >/tracing/uprobe_events
+}
+
+# The kernel's mapping for instructions with a probe, in $pause.
+probes_mapping() { awk '$6 == "[uprobes]" { sub(/-.*/, "", $1); print $1 }' "/proc/$pause/maps"; }
+
+# Whether a program that keeps the kernel's mapping survives a probe. It unmaps a page where there is none.
+survives_probe() {
+    start /load unmap 10000000
+    check "a program with a probe waits" "$(yes_if wait_until is_in_state S)" yes
+    set_probe_on_wake control /load
+    kill -STOP $pause
+    wait_until is_in_state T
+    kill -CONT $pause
+    check "the probe of that program is hit" "$(yes_if wait_until was_hit control)" yes
+    kill -TERM $pause
+    wait $runtime 2>/dev/null
+    survived=$?
+    remove_probes control
+    [ $survived -eq 0 ]
+}
+
+# Somebody traces the program from before it gives its memory back.
+check_probes() {
+    survives_probe || {
+        echo "value probes broken"
+        return
+    }
+    set_probe early /pause $(entry_point /pause)
+    check "a probe on its first instruction is set" $? 0
+    start_pause "probed"
+    check "probed: its first instruction was hit" "$(hits early)" 1
+    mapping=$(probes_mapping)
+    if [ -n "$mapping" ]; then echo "value probes mapped"; else echo "value probes emulated"; fi
+    set_probe_on_wake late /pause
+    check "probed: a probe on where it wakes is set" $? 0
+    kill -STOP $pause
+    check "probed: it stops" "$(yes_if wait_until is_in_state T)" yes
+    kill -CONT $pause
+    check "probed: the second probe is hit" "$(yes_if wait_until was_hit late)" yes
+    check "probed: it holds again" "$(yes_if wait_until holds)" yes
+    check "probed: the mapping is the same" "$(probes_mapping)" "$mapping"
+    check_reaping "probed" $few_orphans
+    kill -TERM $pause
+    end "probed: SIGTERM" "$farewell_term"
+    remove_probes early late
+
+    [ -n "$mapping" ] || return
+    # A program that unmaps that page, as an example of what the checks above are to find.
+    set_probe early /load $(entry_point /load)
+    start /load unmap $mapping
+    check "a program without that mapping waits" "$(yes_if wait_until is_in_state S)" yes
+    check "a program without that mapping has none" "$(probes_mapping)" ""
+    set_probe_on_wake late /load
+    kill -STOP $pause
+    wait_until is_in_state T
+    kill -CONT $pause
+    wait $runtime
+    status=$?
+    check "a program without that mapping is killed by the next probe" "$(yes_if [ $status -gt 128 ])" yes
+    remove_probes early late
+}
+
+# A 32-bit kernel may lack the system calls for 32-bit times, or those for 64-bit times.
+check_times() {
+    for missing in time32 time64; do
+        start_pause "without $missing" /load without $missing /pause
+        kill -STOP $pause
+        wait_until is_in_state T
+        kill -CONT $pause
+        check "without $missing: it holds after a stop" "$(yes_if wait_until holds)" yes
+        check_reaping "without $missing" $few_orphans
+        kill -TERM $pause
+        end "without $missing: SIGTERM" "$farewell_term"
+    done
+    # This shows that the filters work: nothing is left to wait with.
+    unshare -p -f /load without both /pause 2>/messages
+    check "without both, it ends with status 3" "$?" 3
+}
+
+# How wide a word of the program is, in bytes. EI_CLASS: 1 is 32 bits, 2 is 64 bits.
+word=$((4 * $(od -A n -t u1 -j 4 -N 1 /pause)))
 
 echo "value kernel $(uname -r)"
 echo "value machine $(uname -m)"
@@ -185,6 +296,10 @@ check_names "in namespaces"
 check_memory "in namespaces"
 check_reaping "asleep" $orphans
 check "it sleeps on" "$(status State)" S
+make_orphans "asleep" traced $few_orphans
+check "asleep: traced orphans leave no zombie" "$(yes_if wait_until is_childless)" yes
+check "it holds after traced orphans" "$(yes_if wait_until holds)" yes
+check_reaping "after traced orphans" $few_orphans
 kill -TERM $pause
 end SIGTERM "$farewell_term"
 
@@ -192,14 +307,18 @@ start_pause "from inside"
 kill -STOP $pause
 check "it stops" "$(yes_if wait_until is_in_state T)" yes
 check_reaping "stopped" $few_orphans
+make_orphans "stopped" traced $few_orphans
+check "stopped: traced orphans wait for it" "$(yes_if wait_until has_children $few_orphans)" yes
 check "it is still stopped" "$(status State)" T
 kill -CONT $pause
 check "it holds again after the stop" "$(yes_if wait_until holds)" yes
-# It has a handler for no signal, so these are nothing to a PID 1.
-nsenter -t $pause -p sh -c 'for signal in HUP USR1 ABRT STOP KILL; do kill -$signal 1; done'
+check "after the stop: traced orphans leave no zombie" "$(yes_if wait_until is_childless)" yes
+# It has no handler, so these do nothing to a PID 1.
+nsenter -t $pause -p -- sh -c 'for signal in HUP USR1 ABRT STOP KILL; do kill -$signal 1; done'
+check "other signals are sent" $? 0
 check "it holds after other signals" "$(yes_if wait_until holds)" yes
-# Who sends it is in the namespace, and so is killed with all that is there. The shell says so.
-nsenter -t $pause -p sh -c 'kill -INT 1'
+# The sender is in the namespace, so it is killed with everything there. The shell says so.
+nsenter -t $pause -p -- sh -c 'kill -INT 1'
 end SIGINT "$farewell_int"
 
 start_pause "in a cgroup"
@@ -209,23 +328,39 @@ is_frozen() { grep -q '^frozen 1$' /cgroup/pod/cgroup.events; }
 echo 1 >/cgroup/pod/cgroup.freeze
 check "it freezes" "$(yes_if wait_until is_frozen)" yes
 check_reaping "frozen" $few_orphans
+make_orphans "frozen" traced $few_orphans
+check "frozen: traced orphans wait for it" "$(yes_if wait_until has_children $few_orphans)" yes
 check "it is still frozen" "$(yes_if is_frozen)" yes
+echo 0 >/cgroup/pod/cgroup.freeze
+check "thawed: traced orphans leave no zombie" "$(yes_if wait_until is_childless)" yes
+echo 1 >/cgroup/pod/cgroup.freeze
+check "it freezes again" "$(yes_if wait_until is_frozen)" yes
 # The signal comes before the thaw: it is neither lost nor late.
 kill -TERM $pause
 echo 0 >/cgroup/pod/cgroup.freeze
 end "SIGTERM while frozen" "$farewell_term"
 rmdir /cgroup/pod
 
-# A PID 1 that reaps nobody: this shows that so many orphans are made, and that the checks above can
-# fail.
+# A PID 1 that never reaps: every orphan stays a zombie, so the checks above can fail.
 start sleep 1000000
-make_orphans $few_orphans
-all_are_zombies() { [ $(children $pause | wc -w) -eq $few_orphans ]; }
-check "$few_orphans orphans of a sleeper are zombies" "$(yes_if wait_until all_are_zombies)" yes
+made=0
+for kind in dead living traced; do
+    made=$((made + few_orphans))
+    make_orphans "a sleeper" $kind $few_orphans
+    check "$kind orphans of a sleeper are zombies" "$(yes_if wait_until has_children $made)" yes
+done
 kill -KILL $pause
 wait $runtime
 
-# From here on this process is pause, and what follows is done by its child.
+[ $word -eq 8 ] || check_times
+
+if mount -t tracefs tracefs /tracing && [ -e /tracing/uprobe_events ]; then
+    check_probes
+else
+    echo "value probes none"
+fi
+
+# From here on this process is pause, and its child does the checks.
 {
     pause=1
     is_pause() { [ "$(cat /proc/1/comm)" = pause ]; }
@@ -233,15 +368,17 @@ wait $runtime
     check "as init: it holds" "$(yes_if wait_until holds)" yes
     check_names "as init"
     check_memory "as init"
+    # This shell is a child of pause, too.
     before=$(switches)
-    for orphan in 1 2 3 4 5 6 7 8 9 10; do
-        (: &)
+    for kind in dead living; do
+        check "as init: $kind orphans are made" "$(/load $kind $few_orphans | wc -c)" $few_orphans
+        check "as init: $kind orphans leave no zombie" "$(yes_if wait_until has_children 1)" yes
     done
-    has_only_this() { [ $(children 1 | wc -w) -eq 1 ]; }
-    check "as init: orphans leave no zombie" "$(yes_if wait_until has_only_this)" yes
     check "as init: orphans cost no context switch" "$(switches)" "$before"
+    check "as init: traced orphans are made" "$(/load traced $few_orphans | wc -c)" $few_orphans
+    check "as init: traced orphans leave no zombie" "$(yes_if wait_until has_children 1)" yes
     echo "done $checks"
-    # Where init ends, Linux panics, and says with which status it did.
+    # When init ends, Linux panics, and prints the status.
     kill -TERM 1
 } &
 exec /pause 9</dev/null

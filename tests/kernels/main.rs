@@ -1,151 +1,196 @@
-//! What pause does on real kernels: one virtual machine after another boots Linux for another
-//! architecture, under qemu's emulation of the processor.
+//! Boots pause on real kernels: each machine of `machines.toml` is a test, under qemu's emulation of the
+//! processor.
 //!
-//! `init.sh` is the first process there, starts pause, and looks at it; what it writes to the console
-//! is read here. Two more boots have pause itself as the first process.
+//! `init.sh` is the first process there. It starts pause and looks at it, and this program reads what it
+//! writes to the console. On machines that are `bare` in the table, pause is the first process itself in two
+//! more boots.
 //!
-//! `PODPAUSE_KERNELS` is the folder that `ci/kernels.sh` has filled; the names of the architectures
-//! are Debian's. `PODPAUSE_PROGRAMS` is a folder with the programs, as `podpause-image` writes them:
-//! `pause-linux-arm64` and so on. The program for the architecture that the tests are compiled for is
-//! the one that cargo made with them. A test without its kernel, its program or its qemu is skipped.
+//! `PODPAUSE_KERNELS` is the folder that `ci/kernels.sh` has filled. `PODPAUSE_PROGRAMS` is a folder with
+//! the programs, as `podpause-image` writes them: `pause-linux-arm64` and so on. The program of the
+//! architecture that the tests are compiled for is the one that cargo made with them. `PODPAUSE_RUSTC` is a
+//! compiler for all platforms; without it, only machines of that architecture can be tested. A test that
+//! lacks something is skipped.
 //!
-//!     apt-get install --no-install-recommends $(ci/kernels.sh --packages)
 //!     ci/kernels.sh KERNELS
-//!     PODPAUSE_KERNELS=KERNELS PODPAUSE_PROGRAMS=PROGRAMS cargo test --test kernels
+//!     PODPAUSE_KERNELS=KERNELS PODPAUSE_PROGRAMS=PROGRAMS PODPAUSE_RUSTC=RUSTC cargo test --test kernels
 //!
-//! takes two to four minutes on 2 cores. There are as many machines at a time as the harness has
-//! threads, with 512 MiB each: `-- --test-threads=1` for one.
+//! Machines that are `weekly` in the table are ignored without `-- --include-ignored`, and need
+//! `ci/kernels.sh KERNELS --weekly`. There are as many machines at a time as processors:
+//! `-- --test-threads=1` for one.
 
+mod table;
 mod vm;
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::report::{skip, tell};
-
+use common::report::{skipped, tell};
+use libtest_mimic::{Arguments, Trial};
+use podpause::compile::{PLATFORMS, compile_source};
+use table::{Machine, Table};
 use vm::Vm;
-
-/// Debian's name of the architecture that the tests are compiled for.
-const OWN_ARCH: &str = if cfg!(target_arch = "x86_64") {
-    "amd64"
-} else if cfg!(target_arch = "aarch64") {
-    "arm64"
-} else {
-    ""
-};
-
-/// What OCI calls a platform that Debian calls so.
-fn platform(arch: &str) -> &str {
-    match arch {
-        "armhf" => "arm-v7",
-        "i386" => "386",
-        "ppc64el" => "ppc64le",
-        arch => arch,
-    }
-}
 
 /// What Linux says as init ends, with the status that it ended with.
 const INIT_ENDED: &str = "Attempted to kill init! exitcode=0x00000000";
 
-/// A machine to boot, and what is to be found there.
-struct Machine {
-    /// Debian's name of the architecture.
-    arch: &'static str,
-    /// The program that emulates it, with the options that it needs beside those of all.
-    qemu: &'static [&'static str],
-    /// What Linux calls the console.
-    console: &'static str,
-    page_kb: u64,
-    /// The page tables, as Linux counts them: without the topmost, which every process has. What is
-    /// above the start stack has tables of its own; how many of these it shared with the stack, and
-    /// so keeps, depends on the random place of both.
-    page_tables_kb: RangeInclusive<u64>,
-    /// What is mapped above the start stack, and so stays.
-    mappings_above: &'static str,
+fn main() -> std::process::ExitCode {
+    let table = Arc::new(Table::read());
+    let mut trials: Vec<_> = (0..table.machine.len())
+        .map(|index| {
+            let shared = table.clone();
+            let machine = &table.machine[index];
+            let test = move || {
+                test(&shared, &shared.machine[index]);
+                Ok(())
+            };
+            Trial::test(&machine.id, test).with_ignored_flag(machine.weekly)
+        })
+        .collect();
+    trials.push(Trial::test("readme_names_the_kernels", move || {
+        check_readme(&table);
+        Ok(())
+    }));
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-impl Machine {
-    /// Boots it three times.
-    fn test(&self) {
-        let arch = self.arch;
-        let Some(kernels) = std::env::var_os("PODPAUSE_KERNELS").map(PathBuf::from) else {
-            skip!("kernels", "{arch}: PODPAUSE_KERNELS is not set, see ci/kernels.sh");
-        };
-        let kernel = kernels.join(arch).join("vmlinuz");
-        if !kernel.exists() {
-            skip!("kernels", "{arch}: there is no {}, see ci/kernels.sh", kernel.display());
-        }
-        let program = match std::env::var_os("PODPAUSE_PROGRAMS").map(PathBuf::from) {
-            _ if arch == OWN_ARCH => PathBuf::from(env!("CARGO_BIN_EXE_pause")),
-            Some(programs) => programs.join(format!("pause-linux-{}", platform(arch))),
-            None => skip!("kernels", "{arch}: PODPAUSE_PROGRAMS is not set"),
-        };
-        if !program.exists() {
-            skip!("kernels", "{arch}: there is no {}", program.display());
-        }
-        if !vm::has_command(self.qemu[0]) {
-            skip!("kernels", "{arch}: there is no {}", self.qemu[0]);
-        }
+/// README.md says of each platform on which kernels it is verified.
+fn check_readme(table: &Table) {
+    let readme = include_str!("../../README.md");
+    for arch in &table.arch {
+        let row = format!("| {} |", arch.platform);
+        let row = readme.lines().find(|line| line.starts_with(&row)).unwrap_or_default();
+        let text = table.verified_on(&arch.platform);
+        assert!(row.contains(&text), "README.md should say of {}: {text}", arch.platform);
+    }
+}
 
-        let start = Instant::now();
-        let folder = tempfile::tempdir().unwrap();
-        let initramfs = folder.path().join("initramfs");
-        vm::write_initramfs(&initramfs, &program, &kernels.join(arch).join("busybox"));
-        let boot = |arguments: &str| {
-            // A panic ends the machine, so that the test need not wait for its deadline.
-            let arguments = format!("console={} panic=-1 {arguments}", self.console);
-            Vm::boot(self.qemu, &kernel, &initramfs, &arguments)
+/// What a test needs, or why it cannot run.
+struct Inputs {
+    kernels: PathBuf,
+    program: PathBuf,
+    load: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Inputs {
+    fn find(table: &Table, machine: &Machine) -> Result<Self, String> {
+        let (kernel, arch) = table.kernel(machine);
+        let variable = |name| std::env::var_os(name).map(PathBuf::from);
+        let kernels =
+            variable("PODPAUSE_KERNELS").ok_or("PODPAUSE_KERNELS is not set, see ci/kernels.sh")?;
+        let platform = PLATFORMS.iter().find(|platform| platform.name == arch.platform);
+        let platform = platform.unwrap_or_else(|| panic!("no platform is {}", arch.platform));
+        let is_own = platform.arch == std::env::consts::ARCH;
+        let program = match variable("PODPAUSE_PROGRAMS") {
+            _ if is_own => PathBuf::from(env!("CARGO_BIN_EXE_pause")),
+            Some(programs) => programs.join(format!("pause-{}", platform.plain_name())),
+            None => return Err("PODPAUSE_PROGRAMS is not set".into()),
         };
-        let report = self
-            .check_namespaces(boot(concat!("quiet podpause_version=", env!("CARGO_PKG_VERSION"))));
+        let rustc = match variable("PODPAUSE_RUSTC") {
+            Some(rustc) => rustc,
+            None if is_own => "rustc".into(),
+            None => return Err("PODPAUSE_RUSTC is not set".into()),
+        };
+        for file in [&kernels.join(&kernel.id).join("vmlinuz"), &kernels.join("qemu/run")] {
+            if !file.exists() {
+                return Err(format!("there is no {}, see ci/kernels.sh", file.display()));
+            }
+        }
+        if !program.exists() {
+            return Err(format!("there is no {}", program.display()));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let load = folder.path().join("load");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let source = "tests/kernels/load.rs";
+        compile_source(rustc.as_ref(), root, source, 4_096, platform.target, &load)
+            .unwrap_or_else(|error| panic!("{source}: {error}"));
+        Ok(Self { kernels, program, load, folder })
+    }
+}
+
+/// Boots a machine, once or three times.
+fn test(table: &Table, machine: &Machine) {
+    let inputs = match Inputs::find(table, machine) {
+        Ok(inputs) => inputs,
+        Err(reason) => return skipped("kernels", &format!("{}: {reason}", machine.id)),
+    };
+    let start = Instant::now();
+    let (kernel, arch) = table.kernel(machine);
+    let initramfs = inputs.folder.path().join("initramfs");
+    vm::write_initramfs(
+        &initramfs,
+        &[
+            ("bin/busybox", &inputs.kernels.join(format!("{}.busybox", arch.id))),
+            ("pause", &inputs.program),
+            ("load", &inputs.load),
+            ("init", &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels/init.sh")),
+        ],
+    );
+    let memory = ["-m".to_owned(), machine.memory_mb.to_string()];
+    let options = [&arch.qemu[..], &machine.qemu, &memory].concat();
+    let vmlinuz = inputs.kernels.join(&kernel.id).join("vmlinuz");
+    let boot = |arguments: &str| {
+        // A panic ends the machine, so that the test need not wait for its deadline.
+        let arguments =
+            format!("console={} panic=-1 {} {arguments}", arch.console, machine.parameters);
+        Vm::boot(&inputs.kernels.join("qemu"), &options, &vmlinuz, &initramfs, &arguments)
+    };
+    let report = check_namespaces(
+        machine,
+        boot(concat!("quiet podpause_version=", env!("CARGO_PKG_VERSION"))),
+    );
+    if machine.bare {
         let after = check_answer(boot("rdinit=/pause -- -v"));
         // Again so long, and more, since the machine may be busy.
         check_hold(boot("rdinit=/pause"), after * 3 + Duration::from_secs(1));
-        tell(&format!("{arch}: {report}, {:.1} s", start.elapsed().as_secs_f64()));
     }
-
-    /// Reads what `init.sh` found, and says what it was.
-    fn check_namespaces(&self, mut vm: Vm) -> String {
-        let (mut passed, mut failed) = (0, Vec::new());
-        let mut values = BTreeMap::<String, Vec<String>>::new();
-        let end = vm.until("the end of the checks", |line| {
-            if line.starts_with("ok ") {
-                passed += 1;
-            } else if line.starts_with("not ok ") {
-                failed.push(line.to_owned());
-            } else if let Some((name, value)) =
-                line.strip_prefix("value ").and_then(|rest| rest.split_once(' '))
-            {
-                values.entry(name.to_owned()).or_default().push(value.to_owned());
-            }
-            line.starts_with("done ")
-        });
-        assert_eq!(failed, [""; 0], "{vm}");
-        assert!(passed > 0, "{vm}");
-        assert_eq!(end, format!("done {passed}"), "every check was seen: {vm}");
-        await_last_words(&mut vm, "the end of pause", |line| line.contains("pause: SIGTERM 15"));
-        vm.end();
-
-        // Measured twice: in namespaces, and as init.
-        for (name, expected) in
-            [("page_kb", self.page_kb), ("Rss", 2 * self.page_kb), ("Anonymous", self.page_kb)]
-        {
-            assert_eq!(values[name], [expected.to_string(), expected.to_string()], "{name}: {vm}");
-        }
-        for found in &values["VmPTE"] {
-            let is_expected = self.page_tables_kb.contains(&found.parse().unwrap());
-            assert!(is_expected, "{found} kB of page tables: {vm}");
-        }
-        assert_eq!(values["mappings_above"], [self.mappings_above; 2], "{vm}");
-        let values: Vec<_> =
-            values.iter().map(|(name, values)| format!("{name} {}", values.join(" / "))).collect();
-        format!("{passed} checks, {}", values.join(", "))
-    }
+    tell(&format!("{}: {report}, {:.1} s", machine.id, start.elapsed().as_secs_f64()));
 }
 
-/// Waits for what init says last, and for its end, at which the kernel panics. The panic may be on the
+/// Reads what `init.sh` found, and says what it was.
+fn check_namespaces(machine: &Machine, mut vm: Vm) -> String {
+    let (mut passed, mut failed) = (0, Vec::new());
+    let mut values = BTreeMap::<String, Vec<String>>::new();
+    let end = vm.until("the end of the checks", |line| {
+        if line.starts_with("ok ") {
+            passed += 1;
+        } else if line.starts_with("not ok ") {
+            failed.push(line.to_owned());
+        } else if let Some((name, value)) =
+            line.strip_prefix("value ").and_then(|rest| rest.split_once(' '))
+        {
+            values.entry(name.to_owned()).or_default().push(value.to_owned());
+        }
+        line.starts_with("done ")
+    });
+    assert_eq!(failed, [""; 0], "{vm}");
+    assert!(passed > 0, "{vm}");
+    assert_eq!(end, format!("done {passed}"), "every check was seen: {vm}");
+    await_last_words(&mut vm, "the end of pause", |line| line.contains("pause: SIGTERM 15"));
+    vm.end();
+
+    let page_kb = machine.page_kb;
+    // Measured twice: in namespaces, and as init.
+    for (name, expected) in [("page_kb", page_kb), ("Rss", 2 * page_kb), ("Anonymous", page_kb)] {
+        assert_eq!(values[name], [expected.to_string(), expected.to_string()], "{name}: {vm}");
+    }
+    for found in &values["VmPTE"] {
+        let is_expected = machine.page_tables_kb().contains(&found.parse().unwrap());
+        assert!(is_expected, "{found} kB of page tables: {vm}");
+    }
+    assert_eq!(values["above"], [machine.above.as_str(); 2], "mappings that stay: {vm}");
+    assert_eq!(values["probes"], [machine.probes.as_str()], "probes: {vm}");
+    let release = &values["kernel"][0];
+    assert!(machine.is_linux(release), "Linux {release}, not {}", machine.linux);
+    let values: Vec<_> =
+        values.iter().map(|(name, values)| format!("{name} {}", values.join(" / "))).collect();
+    format!("{passed} checks, {}", values.join(", "))
+}
+
+/// Waits for the last words of init, and for its end, at which the kernel panics. The panic may be on the
 /// same line: the kernel prints it before the console has ended the line of init.
 fn await_last_words(vm: &mut Vm, what: &str, is_it: impl FnMut(&str) -> bool) {
     if !vm.until(what, is_it).contains(INIT_ENDED) {
@@ -171,109 +216,4 @@ fn check_hold(mut vm: Vm, patience: Duration) {
     vm.stays(patience, |line| {
         !["panic", "Oops", "BUG", "segfault", "pause:"].iter().any(|bad| line.contains(bad))
     });
-}
-
-#[test]
-fn amd64() {
-    Machine {
-        arch: "amd64",
-        qemu: &["qemu-system-x86_64", "-machine", "q35"],
-        console: "ttyS0",
-        page_kb: 4,
-        page_tables_kb: 12..=12,
-        mappings_above: "none",
-    }
-    .test();
-}
-
-#[test]
-fn arm64() {
-    Machine {
-        arch: "arm64",
-        qemu: &["qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a57"],
-        console: "ttyAMA0",
-        page_kb: 4,
-        page_tables_kb: 12..=12,
-        mappings_above: "none",
-    }
-    .test();
-}
-
-#[test]
-fn armhf() {
-    Machine {
-        arch: "armhf",
-        qemu: &["qemu-system-arm", "-machine", "virt", "-cpu", "cortex-a15"],
-        console: "ttyAMA0",
-        page_kb: 4,
-        // One level: a table for 2 MiB takes a page, of which Linux counts the half that is its own.
-        // There may be a second one, for what is above the start stack.
-        page_tables_kb: 2..=4,
-        mappings_above: "[sigpage][vvar][vdso][vectors]",
-    }
-    .test();
-}
-
-#[test]
-fn i386() {
-    Machine {
-        arch: "i386",
-        qemu: &["qemu-system-i386", "-machine", "q35"],
-        console: "ttyS0",
-        page_kb: 4,
-        // With PAE, every process has the four tables of the second level from the start.
-        page_tables_kb: 20..=20,
-        mappings_above: "none",
-    }
-    .test();
-}
-
-#[test]
-fn ppc64el() {
-    Machine {
-        arch: "ppc64el",
-        // Without the emulated firmware, which takes longer to start than Linux; and without those
-        // features that the emulation does not have and would warn of.
-        qemu: &[
-            "qemu-system-ppc64",
-            "-cpu",
-            "power9",
-            "-machine",
-            "pseries,x-vof=on,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off",
-        ],
-        console: "hvc0",
-        page_kb: 64,
-        // Two tables of 4 KiB, and one of 256 bytes for the 32 pages of 2 MiB.
-        page_tables_kb: 8..=8,
-        mappings_above: "none",
-    }
-    .test();
-}
-
-#[test]
-fn riscv64() {
-    Machine {
-        arch: "riscv64",
-        qemu: &["qemu-system-riscv64", "-machine", "virt"],
-        console: "ttyS0",
-        page_kb: 4,
-        page_tables_kb: 12..=12,
-        mappings_above: "none",
-    }
-    .test();
-}
-
-#[test]
-fn s390x() {
-    Machine {
-        arch: "s390x",
-        qemu: &["qemu-system-s390x", "-machine", "s390-ccw-virtio"],
-        console: "ttysclp0",
-        page_kb: 4,
-        // A segment table of 16 KiB and a page table of 2 KiB for the two pages; and up to as much
-        // for the vDSO, which is above the start stack.
-        page_tables_kb: 18..=36,
-        mappings_above: "[vvar][vdso]",
-    }
-    .test();
 }

@@ -9,17 +9,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// How long a machine may take, from its start to its end.
-const DEADLINE: Duration = Duration::from_secs(300);
+const DEADLINE: Duration = Duration::from_secs(900);
 
-/// Whether there is such a program in one of the folders of PATH.
-pub fn has_command(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(name).exists())
-}
-
-/// Writes an archive that Linux unpacks as its first root: `/init` is the script, `/pause` the
-/// program. It is not compressed, which would take longer than it saves.
-pub fn write_initramfs(path: &Path, program: &Path, busybox: &Path) {
+/// Writes an archive that Linux unpacks as its first root. Each file is a program, with its path there and
+/// where it is here. The archive is not compressed, which would take longer than it saves.
+pub fn write_initramfs(path: &Path, files: &[(&str, &Path)]) {
     const FOLDER: u32 = libc::S_IFDIR | 0o755;
     const PROGRAM: u32 = libc::S_IFREG | 0o755;
     const DEVICE: u32 = libc::S_IFCHR | 0o600;
@@ -42,9 +36,11 @@ pub fn write_initramfs(path: &Path, program: &Path, busybox: &Path) {
         add(folder, FOLDER, b"");
     }
     add("dev/console", DEVICE, b"");
-    add("bin/busybox", PROGRAM, &fs::read(busybox).unwrap());
-    add("pause", PROGRAM, &fs::read(program).unwrap());
-    add("init", PROGRAM, include_bytes!("init.sh"));
+    for (name, source) in files {
+        let content = fs::read(source);
+        let content = content.unwrap_or_else(|error| panic!("{}: {error}", source.display()));
+        add(name, PROGRAM, &content);
+    }
     cpio::newc::trailer(archive).unwrap();
 }
 
@@ -58,14 +54,26 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts a machine with one processor, and nothing in it but a console.
-    pub fn boot(qemu: &[&str], kernel: &Path, initramfs: &Path, arguments: &str) -> Self {
+    /// Starts a machine with one processor, and nothing in it but a console. `qemu` is the folder of the
+    /// emulators, `options` is the emulator's name and its options.
+    pub fn boot(
+        qemu: &Path,
+        options: &[String],
+        kernel: &Path,
+        initramfs: &Path,
+        arguments: &str,
+    ) -> Self {
         // Qemu ends if the thread of the test does, even if that is killed.
         let (console, output) = std::io::pipe().unwrap();
         let qemu = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
-            .args(qemu)
-            .args(["-accel", "tcg", "-m", "512", "-nodefaults", "-no-reboot"])
+            .arg(qemu.join("run"))
+            .args(options)
+            .arg("-L")
+            .arg(qemu.join("usr/share/qemu"))
+            .arg("-L")
+            .arg(qemu.join("usr/share/seabios"))
+            .args(["-accel", "tcg", "-nodefaults", "-no-reboot"])
             .args(["-display", "none", "-serial", "stdio"])
             .arg("-kernel")
             .arg(kernel)
