@@ -76,8 +76,17 @@ fn podpause_image_has_its_source() {
     assert_has("podpause-image", expected);
 }
 
+/// Its source. The tests use a crate that is not published.
 #[test]
-fn are_two_of_the_same_version() {
+fn pod_overhead_has_its_source() {
+    let mut expected = common();
+    let own = files_in("crates/pod-overhead/src").into_iter();
+    expected.extend(own.map(|path| path.strip_prefix("crates/pod-overhead/").unwrap().to_owned()));
+    assert_has("pod-overhead", expected);
+}
+
+#[test]
+fn are_three_of_the_same_version() {
     let mut command = MetadataCommand::new();
     command.cargo_path(env!("CARGO")).manifest_path(root().join("Cargo.toml")).no_deps();
     let metadata = match command.other_options(["--offline".to_owned()]).exec() {
@@ -90,8 +99,8 @@ fn are_two_of_the_same_version() {
         format!("{} {} for Rust {}.{}", package.name, package.version, rust.major, rust.minor)
     });
     let (version, rust) = (env!("CARGO_PKG_VERSION"), env!("CARGO_PKG_RUST_VERSION"));
-    let expected =
-        ["podpause", "podpause-image"].map(|name| format!("{name} {version} for Rust {rust}"));
+    let names = ["podpause", "podpause-image", "pod-overhead"];
+    let expected = names.map(|name| format!("{name} {version} for Rust {rust}"));
     assert_eq!(words.collect::<BTreeSet<_>>(), expected.into());
 }
 
