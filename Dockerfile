@@ -7,7 +7,7 @@
 
 # The default is for docker without BuildKit, which does not say what it runs on.
 FROM --platform=${BUILDPLATFORM:-linux/amd64} rust:1.95.0 AS build
-# As compile.rs has them. This layer and the next serve each platform.
+# Those of `podpause-image --list-platforms`. This layer and the next serve each platform.
 RUN rustup target add x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu \
     armv7-unknown-linux-gnueabihf powerpc64le-unknown-linux-gnu s390x-unknown-linux-gnu \
     riscv64gc-unknown-linux-gnu loongarch64-unknown-linux-gnu i686-unknown-linux-gnu

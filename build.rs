@@ -2,18 +2,19 @@
 //! on.
 //!
 //! Everything that has the program has the bytes that are made here: `podpause::ELF`, the `pause`
-//! that cargo links (`src/carried.rs`), the tests, the image. They depend on the source and the
+//! that cargo links (`src/embedded.rs`), the tests, the image. They depend on the source and the
 //! compiler, not on the profile, RUSTFLAGS, the folder, or the crate that depends on this one.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+#[path = "link/compile.rs"]
 mod compile;
 
 use compile::{PLATFORMS, compile};
 
 fn main() {
-    for input in ["src", "compile.rs", "pause.ld", "carried.ld"] {
+    for input in ["src", "link"] {
         println!("cargo:rerun-if-changed={input}");
     }
     println!("cargo:rustc-check-cfg=cfg(program)");
@@ -26,7 +27,7 @@ fn main() {
     for argument in ["-nostdlib", "-static", "-T"] {
         println!("cargo:rustc-link-arg-bins={argument}");
     }
-    println!("cargo:rustc-link-arg-bins={}", root.join("carried.ld").display());
+    println!("cargo:rustc-link-arg-bins={}", root.join("link/embedded.ld").display());
 }
 
 /// Compiles the program for this crate's target, and for the platforms whose features are on. Leaves

@@ -1,7 +1,7 @@
 //! The ELF header of the program, field by field: the linker adds nothing to the file.
 //!
-//! Names and layout are those of elf(5), and public to `oracle/`, which holds them against the libc
-//! crate. The kernel reads the header in `fs/binfmt_elf.c`.
+//! Names and layout are those of elf(5), and public to `crates/abi-check`, which checks them against
+//! the libc crate. The kernel reads the header in `fs/binfmt_elf.c`.
 
 use crate::arch;
 

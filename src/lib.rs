@@ -5,19 +5,40 @@
 //! orphans, ends with status 0 on SIGTERM or SIGINT, and otherwise sleeps. It needs no file, no
 //! right and no argument.
 //!
+//! [`Program`] starts sandboxes: pause in namespaces of its own, ready when the call returns.
+//!
+#![cfg_attr(feature = "std", doc = "```")]
+#![cfg_attr(not(feature = "std"), doc = "```ignore")]
+//! use podpause::{Namespace, Program};
+//!
+//! # fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let program = Program::new()?; // one for all sandboxes
+//! let kinds = [Namespace::User, Namespace::Pid, Namespace::Net, Namespace::Ipc, Namespace::Uts];
+//! let mut sandbox = program.sandbox().new_namespaces(kinds).host_name("pod-1").spawn()?;
+//! println!("pause is process {}", sandbox.pid());
+//! sandbox.terminate()?;
+//! # Ok(())
+//! # }
+//! # // Where no sandbox can be made, there is none to show.
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! #     match example() {
+//! #         Err(error) if error.is::<podpause::Error>() => Ok(eprintln!("{error}")),
+//! #         result => result,
+//! #     }
+//! # }
+//! ```
+//!
+//! A runtime that clones by itself uses the parts:
+//!
 //! | what a runtime has | what it uses | memory of its own per pod |
 //! |---|---|---|
 //! | a file system for the pod | [`ELF`], written to a file there | one page |
 //! | nothing | [`memfd`], once, and [`exec`] in the child | one page |
 //! | nothing, not even exec | [`run`] in the child | what the child has |
 //!
-//! It closes the descriptors that it inherits, but for 0, 1 and 2, as the last thing before it
-//! sleeps. A runtime that hands it the write end of a pipe sees the end of that pipe when pause is
-//! armed.
-//!
-//! ```
-//! assert_eq!(&podpause::ELF[..4], b"\x7fELF");
-//! ```
+//! pause closes the descriptors that it inherits, but for 0, 1 and 2, as the last thing before it
+//! sleeps. A runtime that hands it the write end of a pipe, of which nobody else has a copy, sees the
+//! end of that pipe when pause is armed.
 //!
 //! Without default features, the crate is `no_std`, depends on nothing, and has [`ELF`], [`elf`] and
 //! [`run`].
@@ -28,19 +49,23 @@
 //! a feature for each platform: `linux-386`, `linux-amd64`, `linux-arm-v7`, `linux-arm64`,
 //! `linux-loong64`, `linux-ppc64le`, `linux-riscv64` and `linux-s390x`. The compiler then needs the
 //! library of that target, which `rustup target add` installs, and no linker of its own.
-#![no_std]
-
-#[cfg(feature = "std")]
-extern crate std;
+//!
+//! With the feature `compile`, the module `compile` has the source of the program, the table of
+//! platforms, and a function that compiles the program when the tool runs.
+#![cfg_attr(not(any(feature = "std", feature = "compile")), no_std)]
 
 #[allow(unused, reason = "the program uses the rest")]
 mod arch;
+#[cfg(feature = "compile")]
+pub mod compile;
 #[cfg(feature = "std")]
 mod embed;
 #[allow(unused, reason = "the program uses the rest")]
 mod pause;
 mod platforms;
 mod run;
+#[cfg(feature = "std")]
+mod sandbox;
 #[allow(unused, reason = "the program uses the rest")]
 mod sys;
 
@@ -53,6 +78,8 @@ struct Page;
 pub use embed::{exec, memfd};
 pub use platforms::{PlatformError, elf};
 pub use run::run;
+#[cfg(feature = "std")]
+pub use sandbox::{Container, Error, Namespace, Program, Sandbox, SandboxBuilder};
 
 /// The bytes of the program, for the target that this crate is compiled for. [`elf`] has those for
 /// others.

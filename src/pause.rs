@@ -21,11 +21,11 @@ type Message = [u8; 18];
 /// for an address of its own.
 #[repr(C)]
 pub struct Constants {
-    /// The signals that end pause, which it takes one by one.
-    pub end: sys::SignalSet,
-    /// The signals that are blocked: those, and the two that a message could raise. Neither may kill
-    /// pause (SIGPIPE) or stop it (SIGTTOU).
-    pub blocked: sys::SignalSet,
+    /// The signals that are blocked, so that they act only when pause takes them, one by one. SIGTERM
+    /// and SIGINT end it. SIGCHLD says that a traced child has ended. The others are those that a
+    /// message can raise, which would kill pause (SIGPIPE, SIGXFSZ) or stop it (SIGTTOU); they are taken
+    /// and forgotten.
+    pub signals: sys::SignalSet,
     pub not_pid_1: Message,
     pub cannot_hold: Message,
     pub sigterm: Message,
@@ -38,8 +38,14 @@ pub struct Constants {
 /// Whoever uses these takes a reference to all of them, as an argument: to a field of a static, the
 /// compiler makes an address.
 pub static CONSTANTS: Constants = Constants {
-    end: sys::signals([sys::SIGTERM, sys::SIGINT]),
-    blocked: sys::signals([sys::SIGTERM, sys::SIGINT, sys::SIGPIPE, sys::SIGTTOU]),
+    signals: sys::signals([
+        sys::SIGTERM,
+        sys::SIGINT,
+        sys::SIGCHLD,
+        sys::SIGPIPE,
+        sys::SIGTTOU,
+        sys::SIGXFSZ,
+    ]),
     not_pid_1: *b"pause: not PID #1\n",
     cannot_hold: *b"pause: can't hold\n",
     sigterm: *b"pause: SIGTERM 15\n",
@@ -79,41 +85,39 @@ fn end(page: &mut Page, message: &Message, status: usize) -> ! {
     sys::exit(status)
 }
 
-/// Blocks the signals that must not be lost, and leaves the reaping to the kernel.
+/// Blocks the signals that pause takes, and has the kernel reap.
 ///
-/// A blocked signal stays pending even where it is ignored, and even for a PID 1 without a handler
-/// for it (`sig_ignored` in Linux `kernel/signal.c`). With SIGCHLD ignored, the kernel releases a
-/// child as it dies, and an orphan that is dead already as it is reparented, and wakes nobody
-/// (`do_notify_parent` there).
+/// A blocked signal stays pending even if it is ignored, and even if PID 1 has no handler for it
+/// (`sig_ignored` in Linux `kernel/signal.c`). While SIGCHLD is ignored, the kernel releases an ordinary
+/// child as it dies, and an orphan that is already dead as it is reparented. It sends no signal then. For
+/// a traced child it sends SIGCHLD and leaves the rest to the tracer (`do_notify_parent` there). A child
+/// that calls PTRACE_TRACEME makes its parent the tracer, so pause may be one.
 #[inline(always)]
 pub fn arm(constants: &Constants, page: &mut Page) {
-    if !(sys::set_signal_mask(&constants.blocked) && sys::ignore_sigchld(&mut page.buffers)) {
+    if !(sys::set_signal_mask(&constants.signals) && sys::ignore_sigchld(&mut page.buffers)) {
         end(page, &constants.cannot_hold, CANNOT_ARM)
     }
 }
 
-/// Reaps the children that had died before `arm`: the kernel reaps the rest.
+/// Sleeps until SIGTERM or SIGINT, and ends. Reaps the children that the kernel has not released.
+///
+/// # Safety
+///
+/// Nothing in the process uses a descriptor above 2 any more.
 #[inline(always)]
-pub fn reap() {
-    while sys::reap_one() > 0 {}
-}
-
-/// Sleeps until SIGTERM or SIGINT, and ends.
-#[inline(always)]
-pub fn hold(constants: &Constants, page: &mut Page) -> ! {
-    let mut result;
-    loop {
-        result = sys::wait_for_signal(&constants.end);
-        // A stop, a freezer or a tracer interrupts the wait. After any other error, to try again
-        // could mean to try for ever.
-        if result != -sys::EINTR {
-            break;
+pub unsafe fn hold(constants: &Constants, page: &mut Page) -> ! {
+    let (message, status) = loop {
+        while sys::reap_one() > 0 {}
+        // This comes last before the first sleep, so EOF on an inherited pipe signals readiness.
+        // SAFETY: the caller guarantees it.
+        unsafe { sys::close_all_but_stdio() };
+        match sys::wait_for_signal(&constants.signals) {
+            sys::SIGTERM => break (&constants.sigterm, 0),
+            sys::SIGINT => break (&constants.sigint, 0),
+            // SIGCHLD, or a signal that means nothing here.
+            1.. => {}
+            _ => break (&constants.cannot_hold, CANNOT_WAIT),
         }
-    }
-    let (message, status) = match result as u32 {
-        sys::SIGTERM => (&constants.sigterm, 0),
-        sys::SIGINT => (&constants.sigint, 0),
-        _ => (&constants.cannot_hold, CANNOT_WAIT),
     };
     end(page, message, status)
 }

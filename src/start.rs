@@ -1,40 +1,38 @@
-//! What the kernel leaves on the stack of a program that starts.
+//! What the kernel leaves on the stack of a program that it starts.
 
-/// The key under which the auxiliary vector has the path of the program. getauxval(3)
+/// The key of the program's path in the auxiliary vector. getauxval(3)
 pub const AT_EXECFN: u32 = 31;
 
 /// What an argument asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
+pub enum Request {
     /// `-h` or `--help`
     Help,
     /// `-v`, `-V` or `--version`
     Version,
     /// `-P`
     Silence,
-    /// Anything else.
-    Nothing,
 }
 
-/// A string on the start stack, which ends with a zero byte.
+/// A string on the start stack. It ends with a zero byte.
 ///
-/// Six more bytes at least are behind it: the path of the program, which has a byte and a zero, is
-/// the last string there, and a null word of four bytes or eight ends the stack
-/// (`__bprm_mm_init` and `bprm_execve` in Linux `fs/exec.c`).
+/// At least six more bytes follow that zero byte. The last string on the stack is the path of the
+/// program, which has at least one byte and a zero byte. Behind it the stack ends with a null word of
+/// four or eight bytes (`__bprm_mm_init` and `bprm_execve` in Linux `fs/exec.c`).
 #[derive(Clone, Copy)]
-pub struct Text(*const u8);
+pub struct StackString(*const u8);
 
-impl Text {
+impl StackString {
     /// The byte at this index.
     ///
     /// # Safety
     ///
-    /// The index is not behind that of the zero byte.
+    /// The index is at most that of the zero byte.
     #[inline(always)]
     pub unsafe fn byte(self, index: usize) -> u8 {
-        // SAFETY: the string reaches to its zero byte, and the index no further.
+        // SAFETY: the string reaches to its zero byte, and the index is not beyond it.
         let at = unsafe { self.0.add(index) };
-        // SAFETY: for the same reason.
+        // SAFETY: as above, `at` points into the string.
         unsafe { *at }
     }
 
@@ -42,111 +40,157 @@ impl Text {
     ///
     /// # Safety
     ///
-    /// The bytes end no more than six behind the zero byte.
+    /// The compared bytes end at most six behind the zero byte.
     #[inline(always)]
     pub unsafe fn has<const N: usize>(self, index: usize, bytes: &[u8; N]) -> bool {
-        // SAFETY: so much is behind the zero byte, by the type's doc.
+        // SAFETY: the type's doc says that six bytes follow the zero byte; the caller stays within.
         let at = unsafe { self.0.add(index) };
-        // SAFETY: for the same reason; and an array of bytes needs no alignment.
+        // SAFETY: as above; and an array of bytes needs no alignment.
         unsafe { at.cast::<[u8; N]>().read() == *bytes }
     }
 
-    /// What it means as an argument.
+    /// What it asks for, as an argument.
     #[inline(always)]
-    pub fn meaning(self) -> Meaning {
-        // SAFETY: an empty string has its zero byte, and six more: this ends behind the first of them.
+    pub fn request(self) -> Option<Request> {
+        // SAFETY: byte 0 is at most the zero byte.
         let has_dash = unsafe { self.has(0, b"-") };
-        // SAFETY: for the same reason, with the third.
+        // The following are called only if the string starts with a dash, so that its zero byte has
+        // index 1 or more.
+        // SAFETY: bytes 1 and 2 end one behind the zero byte at the most.
         let has_letter = |letter| unsafe { self.has(1, &[letter, 0]) };
-        // SAFETY: for the same reason, with the fifth.
+        // SAFETY: bytes 1 to 4 end three behind it at the most.
         let has_word = |start| unsafe { self.has::<4>(1, start) };
-        // SAFETY: behind five bytes that are not zero, the zero byte may follow, and then six more.
+        // The following are called only if five bytes matched, so that it has index 5 or more.
+        // SAFETY: bytes 5 and 6 end one behind it at the most.
         let has_p = || unsafe { self.has(5, b"p\0") };
-        // SAFETY: for the same reason, with the fourth.
+        // SAFETY: bytes 5 to 8 end three behind it at the most.
         let has_sion = || unsafe { self.has(5, b"sion") };
-        // SAFETY: behind nine bytes that are not zero, the zero byte follows at the earliest.
+        // SAFETY: called only if nine bytes matched, so that byte 9 is at most the zero byte.
         let has_end = || unsafe { self.has(9, b"\0") };
         if !has_dash {
-            Meaning::Nothing
+            None
         } else if has_letter(b'h') || has_word(b"-hel") && has_p() {
-            Meaning::Help
+            Some(Request::Help)
         } else if has_letter(b'v')
             || has_letter(b'V')
             || has_word(b"-ver") && has_sion() && has_end()
         {
-            Meaning::Version
+            Some(Request::Version)
         } else if has_letter(b'P') {
-            Meaning::Silence
+            Some(Request::Silence)
         } else {
-            Meaning::Nothing
+            None
         }
     }
 }
 
-/// A walk along the start stack: the arguments and a null, the environment and a null, then the
-/// auxiliary vector, pairs of a key and a value, the last of which has the key zero (System V ABI,
-/// "Process Initialization"; `create_elf_tables` in Linux `fs/binfmt_elf.c`).
+/// The start stack: argc, the arguments and a null, the environment and a null, then the auxiliary
+/// vector (System V ABI, "Process Initialization"; `create_elf_tables` in Linux `fs/binfmt_elf.c`).
 #[derive(Clone, Copy)]
+#[repr(transparent)]
 pub struct StartStack(*const usize);
 
 impl StartStack {
-    /// The walk from the first argument on.
+    /// The start stack at this address.
     ///
     /// # Safety
     ///
-    /// `stack` is what the stack pointer was at the entry point, and what the kernel put there stays
-    /// as it is for as long as the walk goes on.
-    #[inline(always)]
+    /// `stack` is the value of the stack pointer at the entry point, and what the kernel put there
+    /// stays as it is while this value, or one made from it, is in use.
+    #[allow(dead_code, reason = "the program gets it from the entry point")]
     pub unsafe fn new(stack: *const usize) -> Self {
-        // SAFETY: argc is followed by the first argument, or by the null if there is none.
-        Self(unsafe { stack.add(1) })
+        Self(stack)
     }
 
-    /// The walk from the first string of the environment on.
-    ///
-    /// # Safety
-    ///
-    /// As for [`new`](Self::new).
+    /// The arguments, the first of which is the name of the program.
     #[inline(always)]
-    pub unsafe fn behind_arguments(stack: *const usize) -> Self {
-        // SAFETY: argc is where the stack pointer was.
-        let argc = unsafe { *stack };
-        // SAFETY: behind argc, there are so many arguments and a null.
-        Self(unsafe { stack.add(argc + 2) })
+    pub fn arguments(self) -> Arguments {
+        // SAFETY: behind argc is the first argument, or the null if there is none.
+        Arguments(Cursor(unsafe { self.0.add(1) }))
     }
 
-    /// The next word.
+    /// The address of the program's path, by the auxiliary vector, if it has one.
     #[inline(always)]
-    fn word(&mut self) -> usize {
-        // SAFETY: the walk goes no further than the pair with the key zero: see its two users.
-        let word = unsafe { *self.0 };
-        // SAFETY: so this is a word of the stack too, or the end of the last pair.
-        self.0 = unsafe { self.0.add(1) };
-        word
-    }
-
-    /// The next argument; behind the null, the next string of the environment; `None` at a null.
-    #[inline(always)]
-    pub fn string(&mut self) -> Option<Text> {
-        match self.word() {
-            0 => None,
-            address => Some(Text(core::ptr::with_exposed_provenance(address))),
-        }
-    }
-
-    /// Where the path of the program is, from anywhere in the environment on.
-    #[inline(always)]
-    pub fn path(mut self) -> Option<usize> {
-        while self.string().is_some() {}
+    pub fn path(self) -> Option<usize> {
+        // SAFETY: the stack starts with argc.
+        let argc = unsafe { *self.0 };
+        // SAFETY: behind argc are so many arguments and a null, and then the environment.
+        let mut cursor = Cursor(unsafe { self.0.add(argc + 2) });
+        // SAFETY: the environment ends with a null, and the loop stops there.
+        while unsafe { cursor.next() } != 0 {}
         loop {
             // A key is small: half of the word is enough.
-            let key = self.word() as u32;
-            let value = self.word();
+            // SAFETY: the auxiliary vector ends with the key zero, and the loop stops there.
+            let key = unsafe { cursor.next() } as u32;
+            // SAFETY: each key has a value.
+            let value = unsafe { cursor.next() };
             match key {
                 AT_EXECFN => return Some(value),
                 0 => return None,
                 _ => {}
             }
         }
+    }
+}
+
+/// The arguments that are still to be read.
+pub struct Arguments(Cursor);
+
+impl Iterator for Arguments {
+    type Item = StackString;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<StackString> {
+        // The cursor stays at the null that ends the list.
+        // SAFETY: so it has not passed the end of the arguments.
+        match unsafe { self.0.word() } {
+            0 => None,
+            address => {
+                // SAFETY: this word is an argument, so another one follows, or the null.
+                unsafe { self.0.advance() };
+                Some(StackString(core::ptr::with_exposed_provenance(address)))
+            }
+        }
+    }
+}
+
+/// A position on the start stack.
+struct Cursor(*const usize);
+
+impl Cursor {
+    /// The word at this position.
+    ///
+    /// # Safety
+    ///
+    /// The position is on the start stack.
+    #[inline(always)]
+    unsafe fn word(&self) -> usize {
+        // SAFETY: the caller guarantees that there is a word.
+        unsafe { *self.0 }
+    }
+
+    /// Moves to the next word.
+    ///
+    /// # Safety
+    ///
+    /// The position is on the start stack.
+    #[inline(always)]
+    unsafe fn advance(&mut self) {
+        // SAFETY: the next word is on the stack too, or is the end of the stack.
+        self.0 = unsafe { self.0.add(1) };
+    }
+
+    /// The word at this position, which then moves to the next.
+    ///
+    /// # Safety
+    ///
+    /// The position is on the start stack.
+    #[inline(always)]
+    unsafe fn next(&mut self) -> usize {
+        // SAFETY: the caller guarantees the position.
+        let word = unsafe { self.word() };
+        // SAFETY: as above.
+        unsafe { self.advance() };
+        word
     }
 }

@@ -1,26 +1,29 @@
 //! The system calls that pause makes, by name, and the few constants that they need.
 //!
 //! A constant has the same value on all our architectures (Linux `include/uapi/asm-generic/`). A
-//! result below zero is a negated errno. Constants and fields are public to `oracle/`, which holds
-//! them against the libc crate, and nothing else uses those that are not used here.
+//! result below zero is a negated errno. Constants and fields are public to `crates/abi-check`,
+//! which checks them against the libc crate. Nothing else uses those that are not used here.
 
 use crate::arch::{nr, succeeds, syscall};
+
+pub use crate::arch::exit;
 
 pub const STDOUT: usize = 1;
 pub const STDERR: usize = 2;
 
 pub const EINTR: i32 = 4;
 
-pub const SIGINT: u32 = 2;
-pub const SIGPIPE: u32 = 13;
-pub const SIGTERM: u32 = 15;
-pub const SIGCHLD: u32 = 17;
-pub const SIGTTOU: u32 = 22;
+pub const SIGINT: i32 = 2;
+pub const SIGPIPE: i32 = 13;
+pub const SIGTERM: i32 = 15;
+pub const SIGCHLD: i32 = 17;
+pub const SIGTTOU: i32 = 22;
+pub const SIGXFSZ: i32 = 25;
 
 pub const SIG_SETMASK: usize = 2;
 pub const SIG_IGN: usize = 1;
 pub const WNOHANG: usize = 1;
-pub const WALL: usize = 0x4000_0000;
+pub const __WALL: usize = 0x4000_0000;
 pub const POLLOUT: i16 = 4;
 pub const PR_SET_NAME: usize = 15;
 pub const PR_SET_MM: usize = 35;
@@ -31,7 +34,7 @@ pub const PR_SET_CHILD_SUBREAPER: usize = 36;
 pub type SignalSet = [u8; 8];
 
 /// The set of these signals.
-pub const fn signals<const N: usize>(of: [u32; N]) -> SignalSet {
+pub const fn signals<const N: usize>(of: [i32; N]) -> SignalSet {
     let (mut set, mut index) = (0_u64, 0);
     while index < N {
         set |= 1 << (of[index] - 1);
@@ -137,18 +140,26 @@ pub fn write_and_forget(descriptor: usize, bytes: &[u8]) {
     unsafe { succeeds(nr::WRITE, [descriptor, address(bytes.as_ptr()), bytes.len()]) };
 }
 
-/// Whether a write to this descriptor would not block just now: it would succeed, or fail at once, as
-/// where the descriptor is closed or has no reader. ppoll(2)
+/// Whether poll(2) says that a write to this descriptor does not block: it would succeed, or fail at
+/// once, as on a closed descriptor or a pipe without a reader. If the call fails, the answer is no.
 #[inline(always)]
 pub fn is_writable(buffers: &mut Buffers, descriptor: usize) -> bool {
     buffers.poll.fd = descriptor as i32;
     buffers.poll.events = POLLOUT;
-    let poll = &raw mut buffers.poll;
-    // `struct timespec` is two words. These are zero: no time at all.
-    let timeout = &raw mut buffers.action.zero;
-    // SAFETY: the kernel writes one `struct pollfd`, and may write the time that is left, which is
-    // zero as before, to the timeout.
-    unsafe { syscall(nr::PPOLL, [address(poll), 1, address(timeout), 0]) > 0 }
+    let poll = address(&raw mut buffers.poll);
+    // The timeout has two numbers of at most eight bytes each. They are zero, so the call returns at once.
+    let timeout = address(&raw mut buffers.action.zero);
+    let ppoll = |number| {
+        // SAFETY: the kernel writes one `struct pollfd`, and may write the time that is left, which is
+        // zero as before, to the timeout.
+        unsafe { syscall(number, [poll, 1, timeout, 0]) }
+    };
+    #[cfg(target_pointer_width = "32")]
+    match ppoll(nr::PPOLL_TIME64) {
+        ..0 => {} // a kernel before Linux 5.1, or a filter that does not know the call
+        ready => return ready > 0,
+    }
+    ppoll(nr::PPOLL) > 0
 }
 
 /// Blocks these signals and no other. Returns whether that succeeds. sigprocmask(2)
@@ -173,17 +184,35 @@ pub fn ignore_sigchld(buffers: &mut Buffers) -> bool {
 }
 
 /// Sleeps until one of these signals is pending, takes it and returns its number. sigwaitinfo(2)
+///
+/// It retries on EINTR only: a stop, a freezer or a tracer interrupts the call. A retry after any other
+/// error could fail for ever.
 #[inline(always)]
 pub fn wait_for_signal(set: &SignalSet) -> i32 {
-    // SAFETY: the kernel reads one signal set, whose size it is told, and writes nothing.
-    unsafe { syscall(nr::RT_SIGTIMEDWAIT, [address(set), 0, 0, size_of::<SignalSet>()]) }
+    let wait = |number| {
+        // SAFETY: the kernel reads one signal set, whose size it is told, and writes nothing.
+        unsafe { syscall(number, [address(set), 0, 0, size_of::<SignalSet>()]) }
+    };
+    loop {
+        #[cfg(target_pointer_width = "64")]
+        let result = wait(nr::RT_SIGTIMEDWAIT);
+        #[cfg(target_pointer_width = "32")]
+        let result = match wait(nr::RT_SIGTIMEDWAIT_TIME64) {
+            // A kernel before Linux 5.1, or a filter, does not know the call.
+            error if error < 0 && error != -EINTR => wait(nr::RT_SIGTIMEDWAIT),
+            result => result,
+        };
+        if result != -EINTR {
+            return result;
+        }
+    }
 }
 
 /// Reaps one dead child, if there is one, whatever signal it ended with. wait4(2)
 #[inline(always)]
 pub fn reap_one() -> i32 {
     // SAFETY: the kernel writes nothing, since both addresses are null.
-    unsafe { syscall(nr::WAIT4, [usize::MAX, 0, WNOHANG | WALL, 0]) }
+    unsafe { syscall(nr::WAIT4, [usize::MAX, 0, WNOHANG | __WALL, 0]) }
 }
 
 /// This process's id in its PID namespace. getpid(2)
@@ -194,10 +223,16 @@ pub fn process_id() -> i32 {
 }
 
 /// Closes all descriptors but standard input, output and error. close_range(2), since Linux 5.9
+///
+/// The last one is the largest that an `int` can name. gVisor refuses a larger one.
+///
+/// # Safety
+///
+/// Nothing in the process uses another descriptor any more.
 #[inline(always)]
-pub fn close_all_but_stdio() {
-    // SAFETY: no descriptor is in use but these three.
-    unsafe { succeeds(nr::CLOSE_RANGE, [3, usize::MAX, 0]) };
+pub unsafe fn close_all_but_stdio() {
+    // SAFETY: the caller guarantees that nobody misses what is closed.
+    unsafe { succeeds(nr::CLOSE_RANGE, [3, i32::MAX as usize, 0]) };
 }
 
 /// Goes to this folder. chdir(2)
@@ -256,12 +291,4 @@ fn prctl_set_mm_map(map: &MemoryMap, size: usize) -> bool {
 pub unsafe fn unmap(from: usize, to: usize) {
     // SAFETY: the caller answers for it.
     unsafe { succeeds(nr::MUNMAP, [from, to - from]) };
-}
-
-/// Ends the thread, which is the only one, and so the process. _exit(2)
-#[inline(always)]
-pub fn exit(status: usize) -> ! {
-    // SAFETY: the call takes a number, and returns only if it is denied.
-    unsafe { succeeds(nr::EXIT, [status]) };
-    crate::arch::trap()
 }

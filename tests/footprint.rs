@@ -1,6 +1,6 @@
 //! The README's table and picture are those of the saved run: they cannot drift apart.
 //!
-//! After a new run, or a change of `benches/footprint/tables.rs` or `picture.rs`:
+//! After a new run, or a change in `tests/common/src/footprint`:
 //!
 //! ```text
 //! cargo bench --bench footprint -- --from benches/record/RECORD.json --svg benches/record/RECORD.svg --markdown
@@ -8,19 +8,12 @@
 //!
 //! and what it prints goes between the two comments in the README.
 
-#[path = "../benches/footprint/picture.rs"]
-mod picture;
-#[expect(dead_code, reason = "the benchmark measures what is only read here")]
-#[path = "../benches/footprint/record.rs"]
-mod record;
-#[expect(dead_code, reason = "the benchmark has other tables, too")]
-#[path = "../benches/footprint/tables.rs"]
-mod tables;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use record::{Kind, Record, goals};
+use common::footprint::record::{Kind, Record, goals};
+use common::footprint::{picture, tables};
+use common::number::number;
 
 const README: &str = include_str!("../README.md");
 
@@ -58,7 +51,7 @@ fn the_picture_is_that_of_the_record() {
 fn the_record_is_of_this_program() {
     let record = saved();
     let pause = record.programs.iter().find(|program| program.kind == Kind::Pause).unwrap();
-    let headline = format!("{} bytes", tables::number(pause.file_bytes));
+    let headline = format!("{} bytes", number(pause.file_bytes));
     assert!(README.contains(&headline), "the README says {headline}");
     if record.machine.architecture == std::env::consts::ARCH {
         let difference = pause.file_bytes.abs_diff(podpause::ELF.len() as u64);

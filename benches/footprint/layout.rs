@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
+use podpause::compile::Platform;
 
 use crate::Result;
-use crate::compile::Platform;
 
 /// A program by the name that it has in the tables, and a folder with an OCI image layout.
 #[derive(Clone)]

@@ -7,15 +7,10 @@
 //! ```
 
 mod cgroup;
-#[path = "../../compile.rs"]
-mod compile;
 mod layout;
 mod measure;
-mod picture;
 mod process;
 mod programs;
-mod record;
-mod tables;
 
 use std::fs;
 use std::io::IsTerminal;
@@ -25,12 +20,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use common::footprint::record::{Condition, Kind, Machine, Record, definitions, goals};
+use common::footprint::{picture, tables};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use cgroup::{Hierarchy, Version};
 use layout::Layout;
 use measure::Subject;
-use record::{Condition, Kind, Machine, Record, definitions, goals};
 
 /// An error is a sentence for the person at the terminal.
 type Result<T> = std::result::Result<T, String>;
@@ -161,7 +157,11 @@ fn measure(options: &Options) -> Result<Record> {
     measure::starts(&mut subjects, &step)?;
     bar.set_message("sandboxes");
     match podpause::memfd() {
-        Ok(memfd) => measure::sandboxes(&mut subjects, memfd.as_fd(), &step)?,
+        Ok(memfd) => {
+            measure::sandboxes(&mut subjects, memfd.as_fd(), &step)?;
+            let library = podpause::Program::new().map_err(|error| error.to_string())?;
+            measure::library_sandboxes(&mut subjects, &library)?;
+        }
         Err(error) => notes.push(format!("sandboxes: not measured: {error}")),
     }
     bar.set_message("orphans");

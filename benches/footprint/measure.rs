@@ -3,6 +3,11 @@
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use common::footprint::record::{
+    Charged, Condition, Figures, Idle, Kind, LibrarySandbox, Memory, Orphans, Sandbox, Scale,
+    Spread, Start,
+};
+use podpause::Namespace;
 use procfs::process::{MMapPath, Process as Proc};
 use rustix::process::Signal;
 
@@ -10,9 +15,6 @@ use crate::Result;
 use crate::cgroup::{Charge, Group, Hierarchy};
 use crate::process::{self, Pinned, Process, Setting, start};
 use crate::programs::Program;
-use crate::record::{
-    Charged, Condition, Figures, Idle, Kind, Memory, Orphans, Sandbox, Scale, Spread, Start,
-};
 
 /// After how long the kernel has added up what each CPU has counted for a cgroup, which it does
 /// every two seconds.
@@ -361,8 +363,58 @@ pub fn sandboxes(subjects: &mut [Subject], memfd: BorrowedFd, progress: &dyn Fn(
     }
     let [file, memfd] = times.map(Spread::of);
     pause.figures.sandbox =
-        file.zip(memfd).map(|(file_us, memfd_us)| Sandbox { file_us, memfd_us });
+        file.zip(memfd).map(|(file_us, memfd_us)| Sandbox { file_us, memfd_us, library: None });
     progress();
+    Ok(())
+}
+
+/// The start of a sandbox by the library, beside the least that a runtime could do.
+pub fn library_sandboxes(subjects: &mut [Subject], library: &podpause::Program) -> Result<()> {
+    const KINDS: [Namespace; 5] =
+        [Namespace::Pid, Namespace::Net, Namespace::Ipc, Namespace::Uts, Namespace::Mount];
+    let assembly = subjects.iter().position(|subject| subject.program.kind == Kind::Loop);
+    // There is assembly for some architectures only.
+    let Some(assembly) = assembly else { return Ok(()) };
+    let spawn = || -> Result<f64> {
+        let begin = Instant::now();
+        let mut sandbox = library
+            .sandbox()
+            .new_namespaces(KINDS)
+            .kill_with_parent()
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let us = begin.elapsed().as_secs_f64() * 1e6;
+        sandbox.kill().and_then(|()| sandbox.wait()).map_err(|error| error.to_string())?;
+        Ok(us)
+    };
+    let namespaces = KINDS.iter().fold(0, |flags, kind| flags | kind.flag());
+    let bare = |subjects: &[Subject]| -> Result<f64> {
+        let begin = Instant::now();
+        let process = process::start_bare(&subjects[assembly].program, namespaces)?;
+        let us = begin.elapsed().as_secs_f64() * 1e6;
+        drop(process);
+        Ok(us)
+    };
+    let _pinned = Pinned::to(process::first_cpu()?)?;
+    let mut times = [Vec::new(), Vec::new()];
+    for round in 0..SANDBOXES {
+        process::check_interrupt()?;
+        for index in rotated(times.len(), round) {
+            // Each right after another one of its kind, of which the second counts.
+            for is_second in [false, true] {
+                let us = if index == 0 { spawn()? } else { bare(subjects)? };
+                if is_second {
+                    times[index].push(us);
+                }
+            }
+        }
+    }
+    let [spawn_us, bare_us] = times.map(Spread::of);
+    let pause = subjects.iter_mut().find(|subject| subject.program.kind == Kind::Pause);
+    if let Some(sandbox) = pause.and_then(|pause| pause.figures.sandbox.as_mut()) {
+        sandbox.library =
+            spawn_us.zip(bare_us).map(|(spawn_us, bare_us)| LibrarySandbox { spawn_us, bare_us });
+    }
     Ok(())
 }
 

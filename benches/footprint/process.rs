@@ -139,6 +139,35 @@ pub fn start(program: &Program, argv: &[CString], setting: Setting) -> Result<Pr
     }
 }
 
+/// Starts a program in these namespaces (CLONE_NEW…) with clone3 and execve, and nothing around them: what
+/// there is to start a sandbox by at the least. It returns when the program has been executed.
+pub fn start_bare(program: &Program, namespaces: u32) -> Result<Process> {
+    let failed = |error: io::Error| format!("{}: {error}", program.name);
+    let argv: Vec<_> =
+        program.hold.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+    let none = [std::ptr::null()];
+    // The execve closes it.
+    let (mut executed, writer) = io::pipe().map_err(failed)?;
+    // SAFETY: the struct is made of integers, for which zero is a value.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    (arguments.flags, arguments.exit_signal) = (namespaces.into(), libc::SIGCHLD as u64);
+    let size = size_of_val(&arguments);
+    // SAFETY: without CLONE_VM, the child has a copy of the memory, and then makes system calls only.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size) };
+    if pid == 0 {
+        // SAFETY: the path is a string, both arrays end with a null, and all outlive the call.
+        unsafe { libc::execve(program.path.as_ptr(), argv.as_ptr(), none.as_ptr()) };
+        exit(127)
+    }
+    let Some(pid) = Pid::from_raw(pid.max(0) as i32) else {
+        return Err(failed(io::Error::last_os_error()));
+    };
+    let process = Process { pid, faults_before: 0, is_reaped: false };
+    drop(writer);
+    io::Read::read(&mut executed, &mut [0]).map_err(failed)?;
+    Ok(process)
+}
+
 /// What the child does. It returns, and ends, only if something fails.
 extern "C" fn become_program(context: *mut libc::c_void) -> libc::c_int {
     // SAFETY: `start` hands over a `Child`, and does not touch it before this has ended.

@@ -8,8 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use common::footprint::record::Kind;
+
 use crate::Result;
-use crate::record::Kind;
 
 pub struct Program {
     pub name: String,

@@ -1,8 +1,11 @@
-//! What differs between the architectures: one file each, with the same items in the same order.
+//! Everything that differs between architectures: one file each, with the same items in the same order.
 //!
-//! Nothing outside this folder knows which architecture it is on, but for the width of an address
-//! and the order of bytes. A new architecture is a file here, a line below, and a row in the tests:
-//! `build.rs` says so to whoever compiles for one that has none.
+//! This file has what they share. Nothing outside this folder knows the architecture, apart from the
+//! width of an address and the byte order.
+
+/// System call numbers of the architectures that were added to Linux after 2008.
+#[cfg(any(target_arch = "aarch64", target_arch = "loongarch64", target_arch = "riscv64"))]
+pub mod asm_generic;
 
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
 #[cfg_attr(target_arch = "arm", path = "arm.rs")]
@@ -16,7 +19,72 @@ mod current;
 
 pub use current::*;
 
-/// Makes a system call with up to five arguments. Returns whether it succeeds, for a call whose result
+/// Defines the entry point from the instructions of one architecture.
+///
+/// They call `$answer` on the start stack, with the start stack and `$constants` as arguments. They
+/// then move the stack to the private page, and call `$main` with the result of `$answer`, the start
+/// stack, `$constants` and the private page. `$main` does not return; a trap follows it.
+///
+/// This is a macro because only the program has an entry point; the library does not.
+macro_rules! define_start {
+    ($answer:path, $main:path, $constants:path, $($instruction:literal,)*) => {
+        /// The first instructions of the program.
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn _start() -> ! {
+            core::arch::naked_asm!(
+                $($instruction,)*
+                answer = sym $answer,
+                main = sym $main,
+                constants = sym $constants,
+            )
+        }
+    };
+}
+#[allow(unused_imports, reason = "the library has no entry point")]
+pub(crate) use define_start;
+
+/// Defines `syscall` from the operands of the `asm!` block of one architecture.
+///
+/// The architecture names the three variables that the operands use.
+macro_rules! define_syscall {
+    (|$number:ident, $arguments:ident, $result:ident| $($assembly:tt)*) => {
+        /// Makes a system call with up to five arguments. Returns the result, or the negated errno.
+        ///
+        /// # Safety
+        ///
+        /// That of the system call.
+        #[inline(always)]
+        pub unsafe fn syscall<const N: usize>($number: usize, $arguments: [usize; N]) -> i32 {
+            let $result: core::mem::MaybeUninit<usize>;
+            // SAFETY: the registers are those of the ABI in the module's doc, and every register that
+            // the kernel changes is an output. The caller guarantees the preconditions of the call.
+            // It may read and write memory: neither `nomem` nor `readonly` is given. `nostack` holds,
+            // since the kernel writes to the user's stack only for a signal handler, and there is none.
+            unsafe { core::arch::asm!($($assembly)*) }
+            // SAFETY: the kernel has written the result to this register.
+            unsafe { $result.assume_init() as i32 }
+        }
+    };
+}
+#[allow(unused_imports, reason = "x86 needs more than one form")]
+pub(crate) use define_syscall;
+
+/// Defines `exit` from the instructions of one architecture: the system call, then a trap.
+macro_rules! define_exit {
+    ($($instruction:literal,)*) => {
+        /// Ends the thread with this status. Where the call is denied, a trap ends the process. _exit(2)
+        ///
+        /// One copy serves all callers, and the trap follows the call directly.
+        #[unsafe(naked)]
+        pub extern "C" fn exit(status: usize) -> ! {
+            core::arch::naked_asm!($($instruction,)* number = const nr::EXIT)
+        }
+    };
+}
+pub(crate) use define_exit;
+
+/// Makes a system call with up to five arguments. Returns whether it succeeded, for a call whose result
 /// is then zero.
 ///
 /// # Safety
@@ -25,13 +93,12 @@ pub use current::*;
 #[cfg(not(target_arch = "powerpc64"))] // which has a shorter one
 #[inline(always)]
 pub unsafe fn succeeds<const N: usize>(number: usize, arguments: [usize; N]) -> bool {
-    // SAFETY: the caller answers for what the call does.
+    // SAFETY: the caller guarantees the preconditions of the call.
     unsafe { syscall(number, arguments) == 0 }
 }
 
-/// The argument with this index for a system call that has `N` of them, or no value in particular
-/// where it has fewer: a register that the call does not look at is left as it is, which costs
-/// nothing.
+/// The argument with this index of a system call that has `N`, or an uninitialised value if it has
+/// fewer. The compiler then leaves the register as it is, which costs no instruction.
 #[inline(always)]
 fn nth<const N: usize>(arguments: [usize; N], index: usize) -> core::mem::MaybeUninit<usize> {
     match arguments.get(index) {

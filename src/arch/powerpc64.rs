@@ -11,7 +11,7 @@
 //! with the address of the frame above, or zero; the arguments are in r3 to r6. r2 is the TOC
 //! pointer: the compiler reaches constants from there, although this program has no TOC.
 
-use super::nth;
+use super::{define_exit, nth};
 
 #[cfg(target_endian = "big")]
 compile_error!("src/arch/powerpc64.rs is for little endian: functions have descriptors in ELFv1");
@@ -21,7 +21,7 @@ pub const E_MACHINE: u16 = 21;
 /// `e_flags` in the ELF header: the ABI is ELFv2.
 pub const E_FLAGS: u32 = 2;
 
-/// Where the memory of a process ends, if that is the same on all kernels: here it is not.
+/// Where the memory ends that pause gives back, if that is the same on every kernel. Here it is not.
 pub const MEMORY_END: Option<usize> = None;
 
 /// Numbers of the system calls (Linux `arch/powerpc/kernel/syscalls/syscall.tbl`).
@@ -40,34 +40,23 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
-/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
-/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
     ($answer:path, $main:path, $constants:path) => {
-        /// The first instructions of the program.
-        #[unsafe(naked)]
-        #[unsafe(no_mangle)]
-        unsafe extern "C" fn _start() -> ! {
-            core::arch::naked_asm!(
-                "li 31, 0",                     // no frame is above this one
-                "lis 2, text@h",                // the TOC pointer: pause.ld makes it the same address
-                                                // as the text, whose lower half is zero
-                "mr 3, 1",                      // first argument: the start stack
-                "addi 4, 2, {constants}@l",     // second: the constants
-                "addi 1, 1, -32",               // a frame below the start stack
-                "bl {answer}",                  // the result is the first argument
-                "addi 4, 1, 32",                // second: the start stack
-                "addi 5, 2, {constants}@l",     // third: the constants
-                "lis 6, page@h",                // fourth: the private page, whose lower half is zero
-                "addi 1, 6, 4096 - 32",         // the stack from now on: the last frame of that page,
-                                                // where the zero says that none is above
-                "bl {main}",
-                "trap",                         // it does not return
-                answer = sym $answer,
-                main = sym $main,
-                constants = sym $constants,
-            )
+        $crate::arch::define_start! { $answer, $main, $constants,
+            "li 31, 0",                     // no frame is above this one
+            "lis 2, text@h",                // the TOC pointer: pause.ld makes it the same address
+                                            // as the text, whose lower half is zero
+            "mr 3, 1",                      // first argument: the start stack
+            "addi 4, 2, {constants}@l",     // second: the constants
+            "addi 1, 1, -32",               // a frame below the start stack
+            "bl {answer}",                  // the result is the first argument
+            "addi 4, 1, 32",                // second: the start stack
+            "addi 5, 2, {constants}@l",     // third: the constants
+            "lis 6, page@h",                // fourth: the private page, whose lower half is zero
+            "addi 1, 6, 4096 - 32",         // the stack from now on: the last frame of that page,
+                                            // where the zero says that none is above
+            "bl {main}",
+            "trap",                         // it does not return
         }
     };
 }
@@ -128,9 +117,4 @@ pub unsafe fn succeeds<const N: usize>(number: usize, arguments: [usize; N]) -> 
     enter!(number, arguments) == 0
 }
 
-/// Ends the process by an instruction that is none.
-#[inline(always)]
-pub fn trap() -> ! {
-    // SAFETY: the instruction raises SIGTRAP, and control never comes behind it.
-    unsafe { core::arch::asm!("trap", options(noreturn, nomem, nostack)) }
-}
+define_exit! { "li 0, {number}", "sc", "trap", }

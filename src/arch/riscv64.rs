@@ -10,103 +10,56 @@
 //! multiple of 16, as always. The chain of frames ends with a zero in s0. The arguments of a call are
 //! in a0 to a3, the return address is in ra. gp is not set, as nothing is reached from there.
 
-use super::nth;
+use super::{define_exit, define_syscall, nth};
 
 /// `e_machine` in the ELF header: EM_RISCV.
 pub const E_MACHINE: u16 = 243;
 /// `e_flags` in the ELF header: EF_RISCV_RVC and EF_RISCV_FLOAT_ABI_DOUBLE.
 pub const E_FLAGS: u32 = 5;
 
-/// Where the memory of a process ends, if that is the same on all kernels: here it is not.
+/// Where the memory ends that pause gives back, if that is the same on every kernel. Here it is not.
 pub const MEMORY_END: Option<usize> = None;
 
-/// Numbers of the system calls (Linux `include/uapi/asm-generic/unistd.h`).
-pub mod nr {
-    pub const CHDIR: usize = 49;
-    pub const WRITE: usize = 64;
-    pub const PPOLL: usize = 73;
-    pub const EXIT: usize = 93;
-    pub const RT_SIGACTION: usize = 134;
-    pub const RT_SIGPROCMASK: usize = 135;
-    pub const RT_SIGTIMEDWAIT: usize = 137;
-    pub const PRCTL: usize = 167;
-    pub const GETPID: usize = 172;
-    pub const MUNMAP: usize = 215;
-    pub const WAIT4: usize = 260;
-    pub const CLOSE_RANGE: usize = 436;
-}
+pub use super::asm_generic as nr;
 
-/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
-/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
-/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
     ($answer:path, $main:path, $constants:path) => {
-        /// The first instructions of the program.
-        #[unsafe(naked)]
-        #[unsafe(no_mangle)]
-        unsafe extern "C" fn _start() -> ! {
-            core::arch::naked_asm!(
-                "li s0, 0",                         // no frame is above this one
-                "mv a0, sp",                        // first argument: the start stack
-                "lui a1, %hi({constants})",         // second: the constants
-                "addi a1, a1, %lo({constants})",
-                "jal {answer}",                     // the result is the first argument
-                "mv a1, sp",                        // second: the start stack
-                "lui a2, %hi({constants})",         // third: the constants
-                "addi a2, a2, %lo({constants})",
-                "lui a3, %hi(page)",                // fourth: the private page, whose lower 12 bits are
-                                                    // zero
-                "lui sp, %hi(stack_top)",           // the stack from now on, at the end of that page
-                "jal {main}",
-                "unimp",                            // it does not return
-                answer = sym $answer,
-                main = sym $main,
-                constants = sym $constants,
-            )
+        $crate::arch::define_start! { $answer, $main, $constants,
+            "li s0, 0",                         // no frame is above this one
+            "mv a0, sp",                        // first argument: the start stack
+            "lui a1, %hi({constants})",         // second: the constants
+            "addi a1, a1, %lo({constants})",
+            "jal {answer}",                     // the result is the first argument
+            "mv a1, sp",                        // second: the start stack
+            "lui a2, %hi({constants})",         // third: the constants
+            "addi a2, a2, %lo({constants})",
+            "lui a3, %hi(page)",                // fourth: the private page, whose lower 12 bits are
+                                                // zero
+            "lui sp, %hi(stack_top)",           // the stack from now on, at the end of that page
+            "jal {main}",
+            "unimp",                            // it does not return
         }
     };
 }
 pub(crate) use entry_point;
 
-/// Makes a system call with up to five arguments. Returns the result, or the negated errno.
-///
-/// # Safety
-///
-/// That of the system call.
-#[inline(always)]
-pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i32 {
-    let result: core::mem::MaybeUninit<usize>;
-    // SAFETY: the registers are those of the ABI above, and all that the kernel changes is named; the
-    // control registers are in what `preserves_flags` would promise, which is not given. The caller
-    // answers for what the call does. It may read and write memory: neither `nomem` nor `readonly` is
-    // given. The kernel leaves the stack alone, there being no signal handler.
-    unsafe {
-        core::arch::asm!(
-            "ecall",
-            in("a7") number,
-            inlateout("a0") nth(arguments, 0) => result,
-            in("a1") nth(arguments, 1),
-            in("a2") nth(arguments, 2),
-            in("a3") nth(arguments, 3),
-            in("a4") nth(arguments, 4),
-            lateout("v0") _, lateout("v1") _, lateout("v2") _, lateout("v3") _,
-            lateout("v4") _, lateout("v5") _, lateout("v6") _, lateout("v7") _,
-            lateout("v8") _, lateout("v9") _, lateout("v10") _, lateout("v11") _,
-            lateout("v12") _, lateout("v13") _, lateout("v14") _, lateout("v15") _,
-            lateout("v16") _, lateout("v17") _, lateout("v18") _, lateout("v19") _,
-            lateout("v20") _, lateout("v21") _, lateout("v22") _, lateout("v23") _,
-            lateout("v24") _, lateout("v25") _, lateout("v26") _, lateout("v27") _,
-            lateout("v28") _, lateout("v29") _, lateout("v30") _, lateout("v31") _,
-            options(nostack),
-        );
-    }
-    // SAFETY: the kernel has put the result there.
-    unsafe { result.assume_init() as i32 }
+define_syscall! { |number, arguments, result|
+    "ecall",
+    in("a7") number,
+    inlateout("a0") nth(arguments, 0) => result,
+    in("a1") nth(arguments, 1),
+    in("a2") nth(arguments, 2),
+    in("a3") nth(arguments, 3),
+    in("a4") nth(arguments, 4),
+    lateout("v0") _, lateout("v1") _, lateout("v2") _, lateout("v3") _,
+    lateout("v4") _, lateout("v5") _, lateout("v6") _, lateout("v7") _,
+    lateout("v8") _, lateout("v9") _, lateout("v10") _, lateout("v11") _,
+    lateout("v12") _, lateout("v13") _, lateout("v14") _, lateout("v15") _,
+    lateout("v16") _, lateout("v17") _, lateout("v18") _, lateout("v19") _,
+    lateout("v20") _, lateout("v21") _, lateout("v22") _, lateout("v23") _,
+    lateout("v24") _, lateout("v25") _, lateout("v26") _, lateout("v27") _,
+    lateout("v28") _, lateout("v29") _, lateout("v30") _, lateout("v31") _,
+    options(nostack),
 }
 
-/// Ends the process by an instruction that is none.
-#[inline(always)]
-pub fn trap() -> ! {
-    // SAFETY: the instruction raises SIGILL, and control never comes behind it.
-    unsafe { core::arch::asm!("unimp", options(noreturn, nomem, nostack)) }
-}
+define_exit! { "li a7, {number}", "ecall", "unimp", }

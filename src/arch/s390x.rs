@@ -10,14 +10,14 @@
 //! registers, and which begins with the address of the frame above, or zero; the arguments are in r2
 //! to r5, the return address is in r14.
 
-use super::nth;
+use super::{define_exit, define_syscall, nth};
 
 /// `e_machine` in the ELF header: EM_S390.
 pub const E_MACHINE: u16 = 22;
 /// `e_flags` in the ELF header: a 64-bit program has none.
 pub const E_FLAGS: u32 = 0;
 
-/// Where the memory of a process ends, if that is the same on all kernels: here it is not.
+/// Where the memory ends that pause gives back, if that is the same on every kernel. Here it is not.
 pub const MEMORY_END: Option<usize> = None;
 
 /// Numbers of the system calls (Linux `arch/s390/kernel/syscalls/syscall.tbl`).
@@ -36,67 +36,35 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
-/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
-/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
     ($answer:path, $main:path, $constants:path) => {
-        /// The first instructions of the program.
-        #[unsafe(naked)]
-        #[unsafe(no_mangle)]
-        unsafe extern "C" fn _start() -> ! {
-            core::arch::naked_asm!(
-                "lghi %r11, 0",                 // no frame is above this one
-                "lgr %r2, %r15",                // first argument: the start stack
-                "larl %r3, {constants}",        // second: the constants
-                "aghi %r15, -160",              // a frame below the start stack
-                "brasl %r14, {answer}",         // the result is the first argument
-                "la %r3, 160(%r15)",            // second: the start stack
-                "larl %r4, {constants}",        // third: the constants
-                "larl %r5, page",               // fourth: the private page
-                "larl %r15, stack_top - 160",   // the stack from now on: the last frame of that page,
-                                                // where the zero says that none is above
-                "brasl %r14, {main}",
-                ".short 0",                     // it does not return
-                answer = sym $answer,
-                main = sym $main,
-                constants = sym $constants,
-            )
+        $crate::arch::define_start! { $answer, $main, $constants,
+            "lghi %r11, 0",                 // no frame is above this one
+            "lgr %r2, %r15",                // first argument: the start stack
+            "larl %r3, {constants}",        // second: the constants
+            "aghi %r15, -160",              // a frame below the start stack
+            "brasl %r14, {answer}",         // the result is the first argument
+            "la %r3, 160(%r15)",            // second: the start stack
+            "larl %r4, {constants}",        // third: the constants
+            "larl %r5, page",               // fourth: the private page
+            "larl %r15, stack_top - 160",   // the stack from now on: the last frame of that page,
+                                            // where the zero says that none is above
+            "brasl %r14, {main}",
+            ".short 0",                     // it does not return
         }
     };
 }
 pub(crate) use entry_point;
 
-/// Makes a system call with up to five arguments. Returns the result, or the negated errno.
-///
-/// # Safety
-///
-/// That of the system call.
-#[inline(always)]
-pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i32 {
-    let result: core::mem::MaybeUninit<usize>;
-    // SAFETY: the registers are those of the ABI above, and all that the kernel changes is named.
-    // The caller answers for what the call does. It may read and write memory: neither `nomem` nor
-    // `readonly` is given. The kernel leaves the stack alone, there being no signal handler.
-    unsafe {
-        core::arch::asm!(
-            "svc 0",
-            in("r1") number,
-            inlateout("r2") nth(arguments, 0) => result,
-            in("r3") nth(arguments, 1),
-            in("r4") nth(arguments, 2),
-            in("r5") nth(arguments, 3),
-            in("r6") nth(arguments, 4),
-            options(nostack, preserves_flags),
-        );
-    }
-    // SAFETY: the kernel has put the result there.
-    unsafe { result.assume_init() as i32 }
+define_syscall! { |number, arguments, result|
+    "svc 0",
+    in("r1") number,
+    inlateout("r2") nth(arguments, 0) => result,
+    in("r3") nth(arguments, 1),
+    in("r4") nth(arguments, 2),
+    in("r5") nth(arguments, 3),
+    in("r6") nth(arguments, 4),
+    options(nostack, preserves_flags),
 }
 
-/// Ends the process by an instruction that is none.
-#[inline(always)]
-pub fn trap() -> ! {
-    // SAFETY: the instruction raises SIGILL, and control never comes behind it.
-    unsafe { core::arch::asm!(".short 0", options(noreturn, nomem, nostack)) }
-}
+define_exit! { "lghi %r1, {number}", "svc 0", ".short 0", }

@@ -9,14 +9,14 @@
 //! frame pointer is undefined, and to be zeroed. At a call, esp is a multiple of 16, and points at
 //! the arguments.
 
-use super::nth;
+use super::{define_exit, nth};
 
 /// `e_machine` in the ELF header: EM_386.
 pub const E_MACHINE: u16 = 3;
 /// `e_flags` in the ELF header: the architecture has none.
 pub const E_FLAGS: u32 = 0;
 
-/// Where the memory of a process ends, if that is the same on all kernels: here it is not.
+/// Where the memory ends that pause gives back, if that is the same on every kernel. Here it is not.
 pub const MEMORY_END: Option<usize> = None;
 
 /// Numbers of the system calls (Linux `arch/x86/entry/syscalls/syscall_32.tbl`).
@@ -32,38 +32,29 @@ pub mod nr {
     pub const RT_SIGPROCMASK: usize = 175;
     pub const RT_SIGTIMEDWAIT: usize = 177;
     pub const PPOLL: usize = 309;
+    pub const PPOLL_TIME64: usize = 414;
+    pub const RT_SIGTIMEDWAIT_TIME64: usize = 421;
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
-/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
-/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
     ($answer:path, $main:path, $constants:path) => {
-        /// The first instructions of the program.
-        #[unsafe(naked)]
-        #[unsafe(no_mangle)]
-        unsafe extern "C" fn _start() -> ! {
-            core::arch::naked_asm!(
-                "xor ebp, ebp",                 // no frame is above this one
-                "mov esi, esp",                 // the start stack
-                "mov edi, offset {constants}",
-                "sub esp, 8",                   // with two arguments, a multiple of 16
-                "push edi",                     // second argument: the constants
-                "push esi",                     // first: the start stack
-                "call {answer}",
-                "mov esp, offset stack_top",    // the stack from now on, at the end of the private page
-                "mov edx, offset page",
-                "push edx",                     // fourth argument: the private page
-                "push edi",                     // third: the constants
-                "push esi",                     // second: the start stack
-                "push eax",                     // first: the result
-                "call {main}",
-                "ud2",                          // it does not return
-                answer = sym $answer,
-                main = sym $main,
-                constants = sym $constants,
-            )
+        $crate::arch::define_start! { $answer, $main, $constants,
+            "xor ebp, ebp",                 // no frame is above this one
+            "mov esi, esp",                 // the start stack
+            "mov edi, offset {constants}",
+            "sub esp, 8",                   // with two arguments, a multiple of 16
+            "push edi",                     // second argument: the constants
+            "push esi",                     // first: the start stack
+            "call {answer}",
+            "mov esp, offset stack_top",    // the stack from now on, at the end of the private page
+            "mov edx, offset page",
+            "push edx",                     // fourth argument: the private page
+            "push edi",                     // third: the constants
+            "push esi",                     // second: the start stack
+            "push eax",                     // first: the result
+            "call {main}",
+            "ud2",                          // it does not return
         }
     };
 }
@@ -133,9 +124,4 @@ pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i
     result as i32
 }
 
-/// Ends the process by an instruction that is none.
-#[inline(always)]
-pub fn trap() -> ! {
-    // SAFETY: the instruction raises SIGILL, and control never comes behind it.
-    unsafe { core::arch::asm!("ud2", options(noreturn, nomem, nostack)) }
-}
+define_exit! { "mov ebx, [esp + 4]", "push {number}", "pop eax", "int 0x80", "ud2", }

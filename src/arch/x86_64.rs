@@ -7,17 +7,18 @@
 //! frame pointer is undefined, and to be zeroed. At a call, rsp is a multiple of 16, and the
 //! arguments are in rdi, rsi, rdx and rcx.
 
-use super::nth;
+use super::{define_exit, define_syscall, nth};
 
 /// `e_machine` in the ELF header: EM_X86_64.
 pub const E_MACHINE: u16 = 62;
 /// `e_flags` in the ELF header: the architecture has none.
 pub const E_FLAGS: u32 = 0;
 
-/// Where the memory of a process ends, if that is the same on all kernels: TASK_SIZE_MAX in Linux
-/// `arch/x86/include/asm/page_64_types.h`. With five levels of page tables there is more, but nothing
-/// is mapped there unless it is asked for.
-pub const MEMORY_END: Option<usize> = Some((1 << 47) - 4_096);
+/// Where the memory ends that pause gives back: one page below TASK_SIZE_MAX (Linux
+/// `arch/x86/include/asm/page_64_types.h`). That page is the first choice of the kernel for
+/// `[uprobes]`, which stays in use (`xol_add_vma` in Linux `kernel/events/uprobes.c`). Above
+/// TASK_SIZE_MAX, which exists with five levels of page tables, the kernel maps only on request.
+pub const MEMORY_END: Option<usize> = Some((1 << 47) - 2 * 4_096);
 
 /// Numbers of the system calls (Linux `arch/x86/entry/syscalls/syscall_64.tbl`).
 pub mod nr {
@@ -35,67 +36,36 @@ pub mod nr {
     pub const CLOSE_RANGE: usize = 436;
 }
 
-/// Defines the entry point, which calls `$answer` with the start stack and `$constants`, moves the stack
-/// to the private page, and calls `$main` with the result, the start stack, `$constants` and the
-/// private page. It is a macro, because only the program has an entry point.
 macro_rules! entry_point {
     ($answer:path, $main:path, $constants:path) => {
-        /// The first instructions of the program.
-        #[unsafe(naked)]
-        #[unsafe(no_mangle)]
-        unsafe extern "C" fn _start() -> ! {
-            core::arch::naked_asm!(
-                "xor ebp, ebp",                  // no frame is above this one
-                "mov rdi, rsp",                  // first argument: the start stack
-                "mov esi, offset {constants}",   // second: the constants; the upper half is zeroed
-                "call {answer}",
-                "mov edi, eax",                  // first argument: the result
-                "mov rsi, rsp",                  // second: the start stack
-                "mov edx, offset {constants}",   // third: the constants
-                "mov ecx, offset page",          // fourth: the private page
-                "mov esp, offset stack_top",     // the stack from now on, at the end of that page
-                "call {main}",
-                "ud2",                           // it does not return
-                answer = sym $answer,
-                main = sym $main,
-                constants = sym $constants,
-            )
+        $crate::arch::define_start! { $answer, $main, $constants,
+            "xor ebp, ebp",                  // no frame is above this one
+            "mov rdi, rsp",                  // first argument: the start stack
+            "mov esi, offset {constants}",   // second: the constants; the upper half is zeroed
+            "call {answer}",
+            "mov edi, eax",                  // first argument: the result, of which the upper half is zero
+            "mov rsi, rsp",                  // second: the start stack
+            "mov edx, offset {constants}",   // third: the constants
+            "mov ecx, offset page",          // fourth: the private page
+            "mov esp, offset stack_top",     // the stack from now on, at the end of that page
+            "call {main}",
+            "ud2",                           // it does not return
         }
     };
 }
 pub(crate) use entry_point;
 
-/// Makes a system call with up to five arguments. Returns the result, or the negated errno.
-///
-/// # Safety
-///
-/// That of the system call.
-#[inline(always)]
-pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i32 {
-    let result: isize;
-    // SAFETY: the registers are those of the ABI above, and all that the kernel changes is named.
-    // The caller answers for what the call does. It may read and write memory: neither `nomem` nor
-    // `readonly` is given. The kernel leaves the stack alone, there being no signal handler.
-    unsafe {
-        core::arch::asm!(
-            "syscall",
-            inlateout("rax") number => result,
-            in("rdi") nth(arguments, 0),
-            in("rsi") nth(arguments, 1),
-            in("rdx") nth(arguments, 2),
-            in("r10") nth(arguments, 3),
-            in("r8") nth(arguments, 4),
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack, preserves_flags),
-        );
-    }
-    result as i32
+define_syscall! { |number, arguments, result|
+    "syscall",
+    inlateout("rax") number => result,
+    in("rdi") nth(arguments, 0),
+    in("rsi") nth(arguments, 1),
+    in("rdx") nth(arguments, 2),
+    in("r10") nth(arguments, 3),
+    in("r8") nth(arguments, 4),
+    lateout("rcx") _,
+    lateout("r11") _,
+    options(nostack, preserves_flags),
 }
 
-/// Ends the process by an instruction that is none.
-#[inline(always)]
-pub fn trap() -> ! {
-    // SAFETY: the instruction raises SIGILL, and control never comes behind it.
-    unsafe { core::arch::asm!("ud2", options(noreturn, nomem, nostack)) }
-}
+define_exit! { "push {number}", "pop rax", "syscall", "ud2", }

@@ -23,9 +23,9 @@ mount -t cgroup2 cgroup2 /cgroup
 version="pause $podpause_version"
 farewell_term="pause: SIGTERM 15"
 farewell_int="pause: SIGINT   2"
-# The signals that pause blocks while it waits: 13 and 22. Those that it waits for, 2 and 15, are
-# blocked before and after, but not meanwhile.
-blocked_in_wait=0000000000201000
+# pause waits for each signal that it blocks, and those that it waits for are blocked before and after,
+# but not meanwhile.
+blocked_in_wait=0000000000000000
 # An emulated processor takes some 15 ms for each.
 orphans=1000
 few_orphans=200

@@ -16,8 +16,6 @@
 //! takes two to four minutes on 2 cores. There are as many machines at a time as the harness has
 //! threads, with 512 MiB each: `-- --test-threads=1` for one.
 
-#[path = "../common/report.rs"]
-mod report;
 mod vm;
 
 use std::collections::BTreeMap;
@@ -25,7 +23,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use report::{skip, tell};
+use common::report::{skip, tell};
+
 use vm::Vm;
 
 /// Debian's name of the architecture that the tests are compiled for.

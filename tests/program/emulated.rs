@@ -13,23 +13,22 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
+use common::number::number;
+use podpause::compile::{PLATFORMS, Platform};
 use rustix::process::Signal;
 
 use crate::answers::output;
 use crate::harness::{self, Body, End, Start, close, exit, fork, skip};
-use crate::number::number;
 
-/// The name of a platform, as in `pause-linux-NAME`, and that of its emulator.
-const PLATFORMS: [(&str, &str); 8] = [
-    ("386", "qemu-i386"),
-    ("amd64", "qemu-x86_64"),
-    ("arm-v7", "qemu-arm"),
-    ("arm64", "qemu-aarch64"),
-    ("loong64", "qemu-loongarch64"),
-    ("ppc64le", "qemu-ppc64le"),
-    ("riscv64", "qemu-riscv64"),
-    ("s390x", "qemu-s390x"),
-];
+/// The name of the emulator of an architecture.
+fn emulator_name(platform: &Platform) -> String {
+    let name = match platform.arch {
+        "powerpc64" => "ppc64le",
+        "x86" => "i386",
+        name => name,
+    };
+    format!("qemu-{name}")
+}
 
 /// The emulator, in the form that needs no libraries or in the other.
 fn emulator(name: &str) -> Option<PathBuf> {
@@ -52,18 +51,20 @@ fn is_pause_on_every_platform() {
         skip!("emulators", "PODPAUSE_PROGRAMS does not name a folder with programs");
     };
     let readme = include_str!("../../README.md");
-    for (platform, name) in PLATFORMS {
-        let Some(emulator) = emulator(name) else {
+    for platform in &PLATFORMS {
+        let name = emulator_name(platform);
+        let Some(emulator) = emulator(&name) else {
             skip!("emulators", "there is no {name} here, which is in the package qemu-user-static");
         };
-        let program = programs.join(format!("pause-linux-{platform}"));
+        let program = programs.join(format!("pause-{}", platform.plain_name()));
         assert!(program.exists(), "there is no {}", program.display());
         let start = |arguments: &[&str]| start(&emulator, &program, arguments);
 
         let size_bytes = program.metadata().unwrap().len();
-        let budget_bytes = if platform == "amd64" { 1_024 } else { 1_536 };
+        let Platform { name: platform, target, .. } = platform;
+        let budget_bytes = if *platform == "linux/amd64" { 1_024 } else { 1_536 };
         assert!(size_bytes <= budget_bytes, "{platform}: {size_bytes} bytes");
-        let row = format!("| linux/{} |", platform.replace('-', "/"));
+        let row = format!("| {platform} | {target} |");
         let size = format!("{} B |", number(size_bytes));
         let line = readme.lines().find(|line| line.starts_with(&row)).unwrap_or_default();
         assert!(line.contains(&size), "README.md should say {size} of {platform}: {line}");

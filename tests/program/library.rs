@@ -3,13 +3,18 @@
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::Command;
 
-use rustix::fs::{FileType, SealFlags, fcntl_get_seals, fstat};
+use rustix::fs::{FileType, MemfdFlags, SealFlags, fcntl_get_seals, fstat};
 use rustix::io::{FdFlags, fcntl_getfd};
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 
-use crate::docs::snippet;
-use crate::harness::{Body, Process, Start, skip};
+use crate::harness::{
+    Body, End, Form, HANDLER_RAN, Process, Start, block, handle, is_blocked_and_pending, kill,
+    raise, skip, unblock_all,
+};
 use crate::memory::excess;
 
 #[test]
@@ -63,7 +68,6 @@ fn shares_the_page_of_its_memfd() {
 /// The sysctl belongs to a PID namespace: this test runs itself again in one for each value.
 #[test]
 fn heeds_the_sysctl_that_forbids_memfds() {
-    const INSIDE: &str = "PODPAUSE_TEST_INSIDE";
     if std::env::var_os(INSIDE).is_some() {
         match podpause::memfd() {
             Ok(memfd) => {
@@ -97,36 +101,157 @@ fn heeds_the_sysctl_that_forbids_memfds() {
     }
 }
 
+/// Runs a test of this program again, in a process of its own, which may change what all threads of a
+/// process share. It knows by this variable that it is inside, and which case it is.
+const INSIDE: &str = "PODPAUSE_TEST_INSIDE";
+
+fn again(test: &str, case: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(INSIDE, case);
+    command
+}
+
+fn set_limit(resource: Resource, limit: u64) {
+    setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
+}
+
+/// Without care, the kernel sends SIGXFSZ, which kills the runtime.
+#[test]
+fn memfd_beyond_the_file_size_limit_is_an_error_and_no_signal() {
+    let limit = |bytes| set_limit(Resource::Fsize, bytes);
+    let size_bytes = podpause::ELF.len() as u64;
+    let test = "library::memfd_beyond_the_file_size_limit_is_an_error_and_no_signal";
+    let Ok(case) = std::env::var(INSIDE) else {
+        for bytes in [0, 1, size_bytes - 1] {
+            let output = again(test, &bytes.to_string()).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+        // The negative control: a write of our own ends the process.
+        let status = again(test, "control").output().unwrap().status;
+        assert_eq!(status.signal(), Some(libc::SIGXFSZ));
+        return;
+    };
+    if case == "control" {
+        limit(0);
+        let memfd = rustix::fs::memfd_create("control", MemfdFlags::CLOEXEC).unwrap();
+        let _ = File::from(memfd).write(b"x");
+        return;
+    }
+    // Descriptors would run out, were one lost each time.
+    set_limit(Resource::Nofile, 64);
+    limit(case.parse().unwrap());
+    for _ in 0..100 {
+        let error = podpause::memfd().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FileTooLarge);
+        assert!(error.to_string().contains("RLIMIT_FSIZE"), "{error}");
+        assert_eq!(is_blocked_and_pending(libc::SIGXFSZ), (false, false));
+    }
+    // One that the caller has blocked, and that was pending before, stays so.
+    block(libc::SIGXFSZ);
+    podpause::memfd().unwrap_err();
+    assert_eq!(is_blocked_and_pending(libc::SIGXFSZ), (true, false));
+    raise(libc::SIGXFSZ);
+    podpause::memfd().unwrap_err();
+    assert_eq!(is_blocked_and_pending(libc::SIGXFSZ), (true, true));
+}
+
+/// One that is just high enough.
+#[test]
+fn memfd_fits_in_a_file_size_limit_of_its_own_size() {
+    if std::env::var_os(INSIDE).is_none() {
+        let test = "library::memfd_fits_in_a_file_size_limit_of_its_own_size";
+        let output = again(test, "inside").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    set_limit(Resource::Fsize, podpause::ELF.len() as u64);
+    podpause::memfd().unwrap();
+}
+
+/// A huge page of shmem, which a machine may be set to prefer, has 2 MiB on most.
+#[test]
+fn memfd_takes_one_small_page_where_huge_ones_are_preferred() {
+    /// Restores the setting.
+    struct Setting(PathBuf, String);
+    impl Drop for Setting {
+        fn drop(&mut self) {
+            std::fs::write(&self.0, &self.1).unwrap();
+        }
+    }
+    let path = PathBuf::from("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+    let Ok(values) = std::fs::read_to_string(&path) else {
+        skip!("shmem_enabled", "the kernel has no transparent huge pages");
+    };
+    // The one that is set is in brackets.
+    let before = values.split(['[', ']']).nth(1).expect("one is set").to_owned();
+    if std::env::var_os("PODPAUSE_REQUIRE").is_none() {
+        skip!("shmem_enabled", "it is a setting of the whole machine: PODPAUSE_REQUIRE changes it");
+    }
+    let bytes = |memfd: &OwnedFd| fstat(memfd).unwrap().st_blocks as u64 * 512;
+    for value in ["always", "force"] {
+        if let Err(error) = std::fs::write(&path, value) {
+            skip!("shmem_enabled", "it cannot be set here: {error}");
+        }
+        let restored = Setting(path.clone(), before.clone());
+        let memfd = podpause::memfd().unwrap();
+        let control = rustix::fs::memfd_create("control", MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::write(&control, podpause::ELF).unwrap();
+        drop(restored);
+        if bytes(&control) == procfs::page_size() {
+            skip!("shmem_enabled", "the kernel has no huge page to give, as with little memory");
+        }
+        assert_eq!(bytes(&memfd), procfs::page_size(), "with {value}");
+        let mut seen = vec![0; podpause::ELF.len()];
+        rustix::io::pread(&memfd, &mut seen, 0).unwrap();
+        assert_eq!(seen, podpause::ELF);
+        let seals = fcntl_get_seals(&memfd).unwrap();
+        assert!(seals.contains(SealFlags::WRITE | SealFlags::SEAL), "{seals:?}");
+    }
+}
+
+/// Pending signals with handlers, as the child of a runtime may have them, whose handlers are code of
+/// the runtime.
+#[test]
+fn run_lets_no_handler_of_the_caller_run() {
+    // The C library keeps 32 and 33 for itself; the first two have no handler, and the others end pause.
+    let never = [libc::SIGKILL, libc::SIGSTOP, libc::SIGTERM, libc::SIGINT, 32, 33];
+    let all = || (1..=64).filter(move |signal| !never.contains(signal));
+    // By default, these do nothing to a process that is not PID 1 either.
+    let harmless = || [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGCONT].into_iter();
+    fn pending(start: Start, signals: impl Iterator<Item = i32> + Clone + 'static) -> Start {
+        start.step(move || {
+            signals.clone().try_for_each(|signal| {
+                handle(signal)?;
+                kill(std::process::id() as i32, signal)
+            })
+        })
+    }
+    for start in [pending(Form::Run.pid1(), all()), pending(Form::Run.start(), harmless())] {
+        let mut pause = start.spawn().asleep();
+        pause.send(Signal::TERM);
+        assert_eq!(pause.end(), End::Exit(0));
+        assert_eq!(pause.messages().replace("pause: SIGTERM 15\n", ""), "");
+    }
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let start = pending(Form::Run.pid1(), std::iter::once(signal));
+        let mut pause = start.spawn();
+        assert_eq!(pause.end(), End::Exit(0));
+        assert!(!pause.messages().contains(HANDLER_RAN));
+    }
+    // The negative control: a body that opens the mask runs them.
+    for signal in [libc::SIGTERM, libc::SIGWINCH] {
+        let body = Body::Function(Box::new(|| {
+            unblock_all();
+            0
+        }));
+        let mut control = pending(Start::body(body), std::iter::once(signal)).spawn();
+        assert_eq!(control.end(), End::Exit(0));
+        assert_eq!(control.messages(), HANDLER_RAN);
+    }
+}
+
 #[test]
 fn says_why_something_cannot_be_executed() {
     let error = podpause::exec(File::open("/dev/null").unwrap().as_fd());
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-}
-
-/// The program in docs/embedding.md is a runtime in Go that has pause inside.
-#[test]
-fn is_embedded_by_go() {
-    if let Err(error) = Command::new("go").arg("version").output() {
-        skip!("go", "there is no Go toolchain: {error}");
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let files = [
-        ("main.go", snippet("embedding.md", "go", "//go:embed pause").into_bytes()),
-        ("go.mod", b"module runtime.example\n\ngo 1.16\n".to_vec()),
-        ("pause", podpause::ELF.to_vec()),
-    ];
-    for (name, content) in files {
-        std::fs::write(folder.path().join(name), content).unwrap();
-    }
-    let go = |arguments: &[&str]| {
-        let mut go = Command::new("go");
-        go.args(arguments).current_dir(folder.path()).env("GOTOOLCHAIN", "local");
-        go.env("GOCACHE", folder.path().join("cache")).output().unwrap()
-    };
-    let output = go(&["vet"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let output = go(&["run", "."]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.ends_with(" is /pause\nit ended with status 0\n"), "{text}");
 }

@@ -3,12 +3,6 @@
 //! A module for each part of the contract; `harness` starts the processes and looks at them.
 
 mod answers;
-#[path = "../common/calls.rs"]
-mod calls;
-#[path = "../../compile.rs"]
-mod compile;
-#[path = "../runtimes/docs.rs"]
-mod docs;
 mod emulated;
 mod file;
 mod harness;
@@ -16,16 +10,12 @@ mod library;
 mod memory;
 mod messages;
 mod namespaces;
-#[path = "../common/number.rs"]
-mod number;
 mod platforms;
 mod reaping;
-#[path = "../common/report.rs"]
-mod report;
 mod signals;
-#[allow(dead_code, reason = "the tests do not walk everywhere")]
 #[path = "../../src/start.rs"]
 mod start;
 mod start_stack;
 mod system_calls;
+mod traced;
 mod unshare;

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use rustix::fs::MemfdFlags;
+use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::harness::{Body, Process, Start, copy_program, set_limit, skip};
+use crate::harness::{Body, Process, Start, copy_program, skip};
 
 /// The most of the name that is kept, in bytes.
 const NAME_MAX: usize = 127;
@@ -157,7 +158,8 @@ fn is_as_little_with_a_huge_environment() {
 #[test]
 fn is_as_little_with_the_smallest_stack() {
     for limit_bytes in [3 * page_size(), 64 * 1_024] {
-        let limit = move || set_limit(libc::RLIMIT_STACK, limit_bytes);
+        let limit = Rlimit { current: Some(limit_bytes), maximum: Some(limit_bytes) };
+        let limit = move || Ok(setrlimit(Resource::Stack, limit)?);
         let process = Start::pid1().step(limit).spawn().asleep();
         assert_eq!(excess(&process), None, "with a limit of {limit_bytes} bytes");
         process.terminate();

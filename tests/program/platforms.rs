@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use podpause::compile::{PLATFORMS, Platform, compile};
 use podpause::{PlatformError, elf};
 use tempfile::TempDir;
 
-use crate::compile::{PLATFORMS, Platform, compile};
 use crate::file::copy_of_sources;
 use crate::harness::skip;
 

@@ -99,7 +99,7 @@ fn end_it_though_they_were_ignored_or_blocked(form: Form) {
 #[derive(Debug, PartialEq, Clone, Copy)]
 enum Effect {
     Ends,
-    /// Blocked or ignored, or without a default action.
+    /// Taken and forgotten, or without a default action.
     None,
     Kills,
     Stops,
@@ -108,8 +108,8 @@ enum Effect {
 fn effect(signal: i32) -> Effect {
     match signal {
         libc::SIGTERM | libc::SIGINT => Effect::Ends,
-        // Ours: a message may raise the first two, and the kernel reaps instead of the third.
-        libc::SIGPIPE | libc::SIGTTOU | libc::SIGCHLD => Effect::None,
+        // Blocked, taken and forgotten: a message can raise the first three.
+        libc::SIGPIPE | libc::SIGTTOU | libc::SIGXFSZ | libc::SIGCHLD => Effect::None,
         // signal(7), default action Ign or Cont.
         libc::SIGURG | libc::SIGWINCH | libc::SIGCONT => Effect::None,
         libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN => Effect::Stops,

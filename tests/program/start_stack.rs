@@ -7,8 +7,8 @@ use procfs::process::{MMPermissions, Process};
 use proptest::prelude::*;
 
 use crate::answers::{USAGE, VERSION, output};
-use crate::harness::{End, GuardedMemory, Start, bytes_of, walks};
-use crate::start::{AT_EXECFN, Meaning};
+use crate::harness::{End, GuardedMemory, Start, bytes_of, start_stack};
+use crate::start::{AT_EXECFN, Request};
 
 /// A start stack as the kernel lays it out (`create_elf_tables` in Linux `fs/binfmt_elf.c`), in two
 /// pieces, each with nothing behind it: the words, of which the key zero is in the last pair, and the
@@ -75,13 +75,13 @@ fn has_nothing_behind_it() {
     assert_eq!(behind.perms & MMPermissions::READ, MMPermissions::NONE);
 }
 
-/// What an argument means, by the contract in the README.
-fn meaning(argument: &[u8]) -> Meaning {
+/// What an argument asks for, by the contract in the README.
+fn request(argument: &[u8]) -> Option<Request> {
     match argument {
-        b"-h" | b"--help" => Meaning::Help,
-        b"-v" | b"-V" | b"--version" => Meaning::Version,
-        b"-P" => Meaning::Silence,
-        _ => Meaning::Nothing,
+        b"-h" | b"--help" => Some(Request::Help),
+        b"-v" | b"-V" | b"--version" => Some(Request::Version),
+        b"-P" => Some(Request::Silence),
+        _ => None,
     }
 }
 
@@ -129,11 +129,11 @@ proptest! {
     #![proptest_config(cases(500))]
 
     #[test]
-    fn means_what_it_says(argument in string()) {
+    fn gives_the_request_of_an_argument(argument in string()) {
         // The shortest path is behind it, so that as little as can be is there to be read.
         let stack = Stack::new(std::slice::from_ref(&argument), &[], &[], Some(b"p"));
-        let (mut arguments, _) = walks(stack.address());
-        prop_assert_eq!(arguments.string().unwrap().meaning(), meaning(&argument));
+        let found = start_stack(stack.address()).arguments().next().unwrap();
+        prop_assert_eq!(found.request(), request(&argument));
     }
 
     #[test]
@@ -144,15 +144,12 @@ proptest! {
         path in prop::option::of(prop::collection::vec(1..=255_u8, 1..300)),
     ) {
         let stack = Stack::new(&arguments, &environment, &auxiliary, path.as_deref());
-        let (mut from_arguments, mut from_environment) = walks(stack.address());
-        let path_address = path.map(|_| stack.path_address());
-        prop_assert_eq!(from_environment.path(), path_address);
-        for (walk, strings) in [(&mut from_arguments, arguments), (&mut from_environment, environment)] {
-            for string in strings {
-                prop_assert_eq!(walk.string().map(bytes_of), Some(string));
-            }
-            prop_assert!(walk.string().is_none());
-        }
+        let found = start_stack(stack.address());
+        prop_assert_eq!(found.path(), path.map(|_| stack.path_address()));
+        let mut found = found.arguments();
+        prop_assert_eq!(found.by_ref().map(bytes_of).collect::<Vec<_>>(), arguments);
+        // The end is the end, also when it is asked for again.
+        prop_assert!(found.next().is_none());
     }
 }
 
@@ -166,13 +163,11 @@ proptest! {
             strings.iter().map(|string| CString::new(string.clone()).unwrap()).collect()
         };
         let start = Start::pid1().argv(c(&arguments)).environment(c(&environment));
-        let meanings = arguments.iter().map(|argument| meaning(argument));
-        let question = meanings.into_iter().find(|meaning| {
-            matches!(meaning, Meaning::Help | Meaning::Version)
-        });
+        let mut requests = arguments.iter().filter_map(|argument| request(argument));
+        let question = requests.find(|request| *request != Request::Silence);
         match question {
             Some(question) => {
-                let answer = if question == Meaning::Help { USAGE } else { VERSION };
+                let answer = if question == Request::Help { USAGE } else { VERSION };
                 prop_assert_eq!(output(start), (answer.to_owned(), End::Exit(0)));
             }
             None => {

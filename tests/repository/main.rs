@@ -1,16 +1,6 @@
-//! What the repository promises of itself: what it depends on, what is published, its manual page.
+//! What holds for the repository: the files that are published, the manual page, and facts that stand in
+//! two files.
 
-#[path = "../../compile.rs"]
-mod compile;
-mod dependencies;
+mod agreement;
 mod manual;
 mod packages;
-#[path = "../common/report.rs"]
-mod report;
-
-use std::path::Path;
-
-/// The folder of the repository.
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}

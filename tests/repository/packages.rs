@@ -5,9 +5,8 @@ use std::fs;
 use std::process::Command;
 
 use cargo_metadata::MetadataCommand;
-
-use crate::report::skip;
-use crate::root;
+use common::report::skip;
+use common::root;
 
 /// What cargo says, without a network; or why it cannot, which is not what is tested here.
 fn cargo(arguments: &[&str]) -> Result<String, String> {
@@ -24,17 +23,10 @@ fn cargo(arguments: &[&str]) -> Result<String, String> {
     Ok(String::from_utf8(output.stdout).unwrap())
 }
 
-/// The paths in the repository of all files in a folder, with this in front.
-fn files_in(folder: &str, prefix: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for entry in fs::read_dir(root().join(folder)).unwrap() {
-        let path = format!("{folder}/{}", entry.unwrap().file_name().into_string().unwrap());
-        match root().join(&path).is_dir() {
-            true => found.extend(files_in(&path, prefix)),
-            false => drop(found.insert(format!("{prefix}{path}"))),
-        }
-    }
-    found
+/// The paths in the repository of all files in a folder.
+fn files_in(folder: &str) -> BTreeSet<String> {
+    let files = common::folder::files(&root().join(folder)).into_iter();
+    files.map(|path| format!("{folder}/{}", path.display())).collect()
 }
 
 /// What every package has: the manifest and the lock as they are here and as cargo writes them, and
@@ -62,33 +54,25 @@ fn assert_has(package: &str, expected: BTreeSet<String>) {
     );
 }
 
-/// All that builds, tests, measures and describes it, but for the tests of the repository.
+/// All that builds and describes it. The tests and the benchmark use a crate that is not published.
 #[test]
-fn podpause_has_what_can_be_used_outside_the_repository() {
+fn podpause_has_what_builds_and_describes_it() {
     let mut expected = common();
-    expected.extend(["build.rs", "compile.rs", "carried.ld", "pause.ld"].map(str::to_owned));
-    expected.insert("CHANGELOG.md".to_owned());
-    for folder in ["src", "examples", "docs", "tests", "benches", "ci"] {
-        expected.extend(files_in(folder, ""));
+    expected.extend(["build.rs", "CHANGELOG.md"].map(str::to_owned));
+    for folder in ["src", "link", "examples", "docs"] {
+        expected.extend(files_in(folder));
     }
-    // An own workspace, and what only the repository can be asked.
-    expected.retain(|path| {
-        !["examples/libcontainer/", "tests/repository/"]
-            .iter()
-            .any(|folder| path.starts_with(folder))
-    });
+    // A workspace of its own.
+    expected.retain(|path| !path.starts_with("examples/libcontainer/"));
     assert_has("podpause", expected);
 }
 
-/// The source of the program, to which there are links here, and no tests: they look at the
-/// repository.
+/// Its source, that of the module for Go, and no tests. The source of the program is in the library.
 #[test]
-fn podpause_image_has_the_source_of_the_program() {
+fn podpause_image_has_its_source() {
     let mut expected = common();
-    expected.extend(files_in("src", "program/"));
-    expected.extend(["program/compile.rs", "program/pause.ld"].map(str::to_owned));
-    let own = files_in("image/src", "").into_iter();
-    expected.extend(own.map(|path| path.strip_prefix("image/").unwrap().to_owned()));
+    let own = ["crates/image/src", "crates/image/go"].into_iter().flat_map(files_in);
+    expected.extend(own.map(|path| path.strip_prefix("crates/image/").unwrap().to_owned()));
     assert_has("podpause-image", expected);
 }
 

@@ -1,10 +1,11 @@
 //! docker: pause as a container that others join.
 
+use common::cage::{Cage, Job, TERMINATED};
+use common::docs::snippet;
+use common::images::{self, BUSYBOX, PAUSE};
+use common::wait::until;
 use serde_json::Value;
 
-use crate::docs::snippet;
-use crate::harness::{Cage, Job, TERMINATED, until};
-use crate::image::{self, BUSYBOX, PAUSE};
 use crate::seccomp;
 
 /// dockerd in a cage, with the containerd that it starts itself.
@@ -33,7 +34,7 @@ impl Docker {
             socket.exists()
                 && docker.cage.output(&[&DOCKER[..], &["info"]].concat()).status.success()
         });
-        for make in [image::pause, image::busybox, image::catatonit] {
+        for make in [images::pause, images::busybox, images::catatonit] {
             let archive = make(&docker.cage);
             docker.run(&["load", "--quiet", "--input", &archive]);
         }
@@ -114,7 +115,7 @@ fn has_a_pod_around_pause() {
     let Some(docker) = Docker::new() else { return };
     docker.has_a_pod(PAUSE, "1 65535 /pause", TERMINATED);
     // The same with a peer, which shows whose fault a failure is.
-    docker.has_a_pod(image::CATATONIT, "1 0 /catatonit -P", "");
+    docker.has_a_pod(images::CATATONIT, "1 0 /catatonit -P", "");
 }
 
 #[test]

@@ -1,19 +1,11 @@
 //! pause under the container runtimes that people have, as they start it.
 //!
-//! A module for each runtime; `harness` gives each test a cage of namespaces, with which everything
-//! that runs in it ends. Needs root. A runtime that is missing is skipped, unless `PODPAUSE_REQUIRE`
+//! A module for each runtime. `common::cage` gives each test namespaces of its own, and everything that
+//! runs in them ends with the test. Needs root. A runtime that is missing is skipped, unless `PODPAUSE_REQUIRE`
 //! asks for it.
 
-#[path = "../common/calls.rs"]
-mod calls;
 mod docker;
-mod docs;
-mod harness;
-#[expect(dead_code, reason = "`cri` uses the rest")]
-mod image;
 mod oci;
 mod pages;
 mod podman;
-#[path = "../common/report.rs"]
-mod report;
 mod seccomp;

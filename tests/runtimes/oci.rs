@@ -5,10 +5,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use common::cage::{Cage, Job, TERMINATED, find};
+use common::report::skip;
+use common::wait::until;
 use serde_json::{Value, json};
-
-use crate::harness::{Cage, Job, TERMINATED, find, until};
-use crate::report::skip;
 
 macro_rules! test_each_runtime {
     ($($name:ident)*) => {
@@ -93,12 +93,13 @@ impl Body {
     /// Whether this is the status of the body when it is ready for anything.
     fn is_ready(self, status: &str) -> bool {
         let name = self.arguments()[0].strip_prefix('/').unwrap();
-        let blocked = u64::from_str_radix(field(status, "SigBlk"), 16).unwrap_or(0);
+        let set = |name| u64::from_str_radix(field(status, name), 16).unwrap_or(0);
+        let (blocked, ignored) = (set("SigBlk"), set("SigIgn"));
         field(status, "Name") == name
             && field(status, "State").starts_with('S')
             && match self {
-                // SIGPIPE and SIGTTOU: what it waits for is not blocked while it waits.
-                Self::Pause => blocked == 0x20_1000,
+                // It waits for each signal that it blocks, so none is blocked meanwhile; SIGCHLD is ignored.
+                Self::Pause => blocked == 0 && ignored & 1 << 16 != 0,
                 Self::Catatonit => blocked != 0,
                 Self::Sleep => true,
             }

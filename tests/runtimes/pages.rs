@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::image::PAUSE;
+use common::images::PAUSE;
 
 /// The pages name the image that this version of pause is in.
 #[test]

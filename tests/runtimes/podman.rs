@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use common::cage::{Cage, TERMINATED};
+use common::docs::snippet;
+use common::images::{self, BUSYBOX, PAUSE};
+use common::wait::until;
 use serde_json::Value;
 
-use crate::docs::snippet;
-use crate::harness::{Cage, TERMINATED, until};
-use crate::image::{self, BUSYBOX, PAUSE};
 use crate::seccomp;
 
 /// Where podman finds its configuration in the cage.
@@ -89,9 +90,9 @@ impl Podman {
         podman.configure("");
         // For programs of a test's own: podman of an ordinary user sees no mount that comes later.
         podman.cage.run(&["mount", "-t", "tmpfs", "local", "/usr/local/lib"]);
-        let busybox = image::busybox(&podman.cage);
+        let busybox = images::busybox(&podman.cage);
         podman.run(&["load", "--quiet", "--input", &busybox]);
-        let pause = image::pause(&podman.cage);
+        let pause = images::pause(&podman.cage);
         podman.run(&["load", "--quiet", "--input", &pause]);
         podman
     }

@@ -1,0 +1,459 @@
+//! Pods on our sandbox image, run by containerd as the kubelet would have it: through the CRI.
+//!
+//! The same checks run on `catatonit -P` as the sandbox, which shows whose fault a failure is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use common::cage::{Cage, Job};
+use common::docs::snippet;
+use common::images::{self, BUSYBOX, PAUSE};
+use common::wait::until;
+use hyper_util::rt::TokioIo;
+use k8s_cri::v1::image_service_client::ImageServiceClient;
+use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
+use k8s_cri::v1::security_profile::ProfileType;
+use k8s_cri::v1::*;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+/// What containerd 1.x needs in a cage, in the table that the page's snippet has opened.
+const IN_A_CAGE_1: &str = r#"
+restrict_oom_score_adj = true
+cni = { bin_dir = "/usr/lib/cni", conf_dir = "/run/cni" }
+"#;
+
+/// The same for containerd 2.x.
+const IN_A_CAGE_2: &str = r#"
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
+cni = { bin_dirs = ["/usr/lib/cni"], conf_dir = "/run/cni" }
+"#;
+
+const NETWORK: &str = r#"{
+    "cniVersion": "0.4.0",
+    "name": "pods",
+    "plugins": [{
+        "type": "bridge",
+        "bridge": "pods",
+        "isGateway": true,
+        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.99.0.0/16" }]] }
+    }]
+}"#;
+
+/// containerd in a cage, and a client.
+struct Containerd {
+    runtime: tokio::runtime::Runtime,
+    client: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+    /// What it says of its version.
+    version: String,
+    _daemon: Job,
+    cage: Cage,
+}
+
+/// A request with this in it.
+macro_rules! request {
+    ($type:ident { $($field:ident $(: $value:expr)?),* $(,)? }) => {
+        $type { $($field $(: $value)?,)* ..Default::default() }
+    };
+}
+
+impl Containerd {
+    fn new(sandbox: &str) -> Option<Self> {
+        let programs = ["containerd", "ctr", "runc", "busybox", "catatonit", "tar"];
+        let cage = Cage::new("containerd", &programs)?;
+        let version = cage.run(&["containerd", "--version"]);
+        let (setting, in_a_cage) = match version.contains("/v2 ") {
+            true => ("pinned_images", IN_A_CAGE_2),
+            false => ("sandbox_image", IN_A_CAGE_1),
+        };
+        let conf = snippet("containerd.md", "toml", setting).replace(PAUSE, sandbox);
+        cage.write("/run/containerd.toml", conf + in_a_cage);
+        cage.write("/run/cni/pods.conflist", NETWORK);
+        let daemon = ["containerd", "--config", "/run/containerd.toml"];
+        let mut daemon = cage.start(&daemon, "/run/containerd.log", "/run/containerd.log");
+        let log = cage.path("/run/containerd.log");
+        until("containerd answers", || {
+            assert!(!daemon.has_ended(), "{}", fs::read_to_string(&log).unwrap());
+            cage.output(&["ctr", "version"]).status.success()
+        });
+        for archive in [images::pause(&cage), images::busybox(&cage), images::catatonit(&cage)] {
+            cage.run(&["ctr", "--namespace", "k8s.io", "images", "import", &archive]);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let socket = cage.path("/run/containerd/containerd.sock");
+        let connect = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
+        });
+        let endpoint = Endpoint::from_static("http://cri").timeout(common::wait::DEADLINE);
+        let channel = runtime.block_on(endpoint.connect_with_connector(connect)).unwrap();
+        let client = RuntimeServiceClient::new(channel.clone());
+        let images = ImageServiceClient::new(channel);
+        let containerd = Self { runtime, client, images, version, _daemon: daemon, cage };
+        let is_ready = || {
+            let status =
+                containerd.call(async |client| client.status(StatusRequest::default()).await);
+            let conditions = status.status.unwrap().conditions;
+            // A newer containerd has another, which warns of settings that a later one will not know.
+            let mut ready =
+                conditions.iter().filter(|condition| condition.r#type.ends_with("Ready"));
+            ready.all(|condition| condition.status)
+        };
+        until("runtime and network are ready", is_ready);
+        Some(containerd)
+    }
+
+    /// Makes a call that has to succeed.
+    fn call<T>(
+        &self,
+        call: impl AsyncFnOnce(
+            &mut RuntimeServiceClient<Channel>,
+        ) -> Result<tonic::Response<T>, tonic::Status>,
+    ) -> T {
+        let mut client = self.client.clone();
+        self.runtime.block_on(call(&mut client)).unwrap().into_inner()
+    }
+
+    /// The images that the CRI knows, by the names that they have in the tests.
+    fn images(&self) -> BTreeMap<String, Image> {
+        let mut client = self.images.clone();
+        let list = self.runtime.block_on(client.list_images(ListImagesRequest::default()));
+        let images = list.unwrap().into_inner().images.into_iter();
+        images.map(|image| (image.repo_tags[0].clone(), image)).collect()
+    }
+
+    /// What describes a sandbox to the CRI.
+    fn sandbox(&self, name: &str, namespaces: NamespaceOption) -> PodSandboxConfig {
+        let metadata = request!(PodSandboxMetadata {
+            name: name.into(),
+            uid: name.into(),
+            namespace: "default".into(),
+        });
+        let security =
+            request!(LinuxSandboxSecurityContext { namespace_options: Some(namespaces) });
+        let linux = request!(LinuxPodSandboxConfig {
+            cgroup_parent: format!("/{}", self.cage.cgroup),
+            security_context: Some(security),
+        });
+        let is_on_node =
+            linux.security_context.as_ref().unwrap().namespace_options.as_ref().unwrap().network
+                == NamespaceMode::Node as i32;
+        request!(PodSandboxConfig {
+            metadata: Some(metadata),
+            hostname: if is_on_node { String::new() } else { name.into() },
+            log_directory: format!("/run/logs/{name}"),
+            linux: Some(linux),
+        })
+    }
+
+    fn run(&self, config: &PodSandboxConfig) -> Pod<'_> {
+        let run = request!(RunPodSandboxRequest { config: Some(config.clone()) });
+        let id = self.call(async |client| client.run_pod_sandbox(run).await).pod_sandbox_id;
+        Pod { containerd: self, config: config.clone(), id }
+    }
+
+    /// Everything of pods that there is in the cage: processes, mounts, network namespaces, cgroups.
+    fn leftovers(&self) -> BTreeSet<String> {
+        let names = |folder: PathBuf| {
+            let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|entry| entry.path().display().to_string())
+        };
+        let processes = names(self.cage.path("/proc")).filter_map(|path| {
+            let pid: i32 = path.rsplit_once('/')?.1.parse().ok()?;
+            let name = self.cage.proc(&format!("{pid}/cmdline"));
+            // PID 1 of the cage is a pause, too.
+            let is_of_a_pod = pid != 1 && !name.is_empty() && !name.contains("containerd.toml");
+            is_of_a_pod.then_some(name)
+        });
+        let mounts = self.cage.proc("mounts");
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        let points = points.filter(|point| point.contains("containerd") || point.contains("netns"));
+        let cgroups = names("/sys/fs/cgroup".into()).chain(["/sys/fs/cgroup".into()]);
+        let cgroups = cgroups.map(|path| PathBuf::from(path).join(&self.cage.cgroup));
+        let cgroups = cgroups.flat_map(names).filter(|path| PathBuf::from(path).is_dir());
+        let networks = names(self.cage.path("/run/netns"));
+        processes.chain(points.map(Into::into)).chain(networks).chain(cgroups).collect()
+    }
+
+    /// The namespace of this kind that a process of the cage is in.
+    fn namespace(&self, pid: i32, kind: &str) -> PathBuf {
+        fs::read_link(self.cage.path(&format!("/proc/{pid}/ns/{kind}"))).unwrap()
+    }
+}
+
+/// A running sandbox.
+struct Pod<'c> {
+    containerd: &'c Containerd,
+    config: PodSandboxConfig,
+    id: String,
+}
+
+impl Pod<'_> {
+    fn status(&self) -> PodSandboxStatusResponse {
+        let status = PodSandboxStatusRequest { pod_sandbox_id: self.id.clone(), verbose: true };
+        self.containerd.call(async |client| client.pod_sandbox_status(status).await)
+    }
+
+    /// The sandbox's process, by its number in the cage.
+    fn pid(&self) -> i32 {
+        pid(&self.status().info["info"])
+    }
+
+    fn address(&self) -> String {
+        self.status().status.unwrap().network.unwrap().ip
+    }
+
+    /// Starts a container of this image.
+    fn start(
+        &self,
+        name: &str,
+        attempt: u32,
+        image: &str,
+        words: &[&str],
+        security: LinuxContainerSecurityContext,
+    ) -> String {
+        let options = self
+            .config
+            .linux
+            .as_ref()
+            .unwrap()
+            .security_context
+            .as_ref()
+            .unwrap()
+            .namespace_options
+            .clone();
+        let security = LinuxContainerSecurityContext { namespace_options: options, ..security };
+        let linux = request!(LinuxContainerConfig { security_context: Some(security) });
+        let config = request!(ContainerConfig {
+            metadata: Some(ContainerMetadata { name: name.into(), attempt }),
+            image: Some(request!(ImageSpec { image: image.into() })),
+            args: words.iter().map(|word| word.to_string()).collect(),
+            log_path: format!("{name}.log"),
+            linux: Some(linux),
+        });
+        let create = CreateContainerRequest {
+            pod_sandbox_id: self.id.clone(),
+            config: Some(config),
+            sandbox_config: Some(self.config.clone()),
+        };
+        let id =
+            self.containerd.call(async |client| client.create_container(create).await).container_id;
+        let start = StartContainerRequest { container_id: id.clone() };
+        self.containerd.call(async |client| client.start_container(start).await);
+        id
+    }
+
+    /// Starts a container that sleeps.
+    fn sleeper(&self, name: &str, attempt: u32) -> String {
+        self.start(name, attempt, BUSYBOX, &["sleep", "100000"], Default::default())
+    }
+
+    fn container(&self, id: &str) -> ContainerStatusResponse {
+        let status = ContainerStatusRequest { container_id: id.into(), verbose: true };
+        self.containerd.call(async |client| client.container_status(status).await)
+    }
+
+    fn container_pid(&self, id: &str) -> i32 {
+        pid(&self.container(id).info["info"])
+    }
+
+    fn exec(&self, container: &str, script: &str) -> String {
+        let cmd = ["sh", "-c", script].map(Into::into).into();
+        let exec = ExecSyncRequest { container_id: container.into(), cmd, timeout: 60 };
+        let answer = self.containerd.call(async |client| client.exec_sync(exec).await);
+        let error = String::from_utf8_lossy(&answer.stderr);
+        assert_eq!(answer.exit_code, 0, "{script}: {error}");
+        String::from_utf8(answer.stdout).unwrap()
+    }
+
+    /// Stops and removes the pod with all that is in it.
+    fn remove(self) {
+        let stop = StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
+        self.containerd.call(async |client| client.stop_pod_sandbox(stop).await);
+        let remove = RemovePodSandboxRequest { pod_sandbox_id: self.id };
+        self.containerd.call(async |client| client.remove_pod_sandbox(remove).await);
+    }
+}
+
+/// The process id in what the CRI tells of a container.
+fn pid(info: &str) -> i32 {
+    let info: serde_json::Value = serde_json::from_str(info).unwrap();
+    info["pid"].as_i64().unwrap() as i32
+}
+
+fn namespaces(network: NamespaceMode, pid: NamespaceMode, ipc: NamespaceMode) -> NamespaceOption {
+    let (network, pid, ipc) = (network as i32, pid as i32, ipc as i32);
+    request!(NamespaceOption { network, pid, ipc })
+}
+
+const SHARED: fn() -> NamespaceOption =
+    || namespaces(NamespaceMode::Pod, NamespaceMode::Pod, NamespaceMode::Pod);
+
+/// A pod whose containers share all, for its whole life.
+fn lives_as_a_pod(sandbox: &str, first: &str) {
+    let Some(containerd) = Containerd::new(sandbox) else { return };
+    let before = containerd.leftovers();
+    let pod = containerd.run(&containerd.sandbox("pod", SHARED()));
+    let (address, sandbox) = (pod.address(), pod.pid());
+    let one = pod.sleeper("one", 0);
+    let two = pod.sleeper("two", 0);
+    let ps = pod.exec(&one, "ps -o pid,user,args");
+    let rows: Vec<_> =
+        ps.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(rows[0].join(" "), first);
+    assert_eq!(rows.iter().filter(|row| row[2] == "sleep").count(), 2, "{ps}");
+    assert_eq!(pod.exec(&two, "hostname"), "pod\n");
+    pod.exec(&two, "for i in 1 2 3 4 5 6 7 8 9; do (true &); done");
+    until("the orphans were reaped", || containerd.cage.children(sandbox).is_empty());
+    // One container ends and comes again. The other, the sandbox and the address stay.
+    let stop = StopContainerRequest { container_id: one.clone(), timeout: 0 };
+    containerd.call(async |client| client.stop_container(stop).await);
+    let remove = RemoveContainerRequest { container_id: one };
+    containerd.call(async |client| client.remove_container(remove).await);
+    let one = pod.sleeper("one", 1);
+    assert_eq!((pod.address(), pod.pid()), (address.clone(), sandbox));
+    for container in [&one, &two] {
+        let line = pod.exec(container, "ip -o -4 address show dev eth0");
+        assert!(line.contains(&format!("inet {address}/")), "{line}");
+    }
+    assert_ne!(containerd.leftovers(), before);
+    pod.remove();
+    until("nothing is left of the pod", || containerd.leftovers() == before);
+}
+
+#[test]
+fn lives_as_a_pod_with_pause() {
+    lives_as_a_pod(PAUSE, "1 65535 /pause");
+}
+
+#[test]
+fn lives_as_a_pod_with_catatonit() {
+    lives_as_a_pod(images::CATATONIT, "1 0 /catatonit -P");
+}
+
+/// Every way to share namespaces that Kubernetes knows.
+#[test]
+fn shares_namespaces_as_told() {
+    let Some(containerd) = Containerd::new(PAUSE) else { return };
+    use NamespaceMode::{Container, Node, Pod};
+    for network in [Pod, Node] {
+        for pid in [Pod, Container, Node] {
+            for ipc in [Pod, Node] {
+                let what = format!("network {network:?}, pid {pid:?}, ipc {ipc:?}");
+                let options = namespaces(network, pid, ipc);
+                let pod = containerd.run(&containerd.sandbox("pod", options));
+                let container = pod.sleeper("one", 0);
+                let (sandbox, container) = (pod.pid(), pod.container_pid(&container));
+                for (kind, mode) in [("net", network), ("pid", pid), ("ipc", ipc)] {
+                    let of = |pid| containerd.namespace(pid, kind);
+                    assert_eq!(of(container) == of(1), mode == Node, "{kind}: {what}");
+                    assert_eq!(of(sandbox) == of(1), mode == Node, "{kind}: {what}");
+                    assert_eq!(of(container) == of(sandbox), mode != Container, "{kind}: {what}");
+                }
+                containerd.cage.wait_for_pause(sandbox);
+                pod.remove();
+            }
+        }
+    }
+}
+
+/// As kubeadm does it before an upgrade, in a sandbox under our seccomp profile.
+#[test]
+fn answers_as_an_ordinary_container() {
+    let Some(containerd) = Containerd::new(PAUSE) else { return };
+    let profile = "/run/seccomp.json";
+    containerd.cage.write(profile, include_str!("../../../docs/seccomp.json"));
+    let seccomp = || SecurityProfile {
+        profile_type: ProfileType::Localhost as i32,
+        localhost_ref: profile.into(),
+    };
+    let mut config = containerd.sandbox("pod", SHARED());
+    let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+    security.seccomp = Some(seccomp());
+    let pod = containerd.run(&config);
+    containerd.cage.wait_for_pause(pod.pid());
+    let status = containerd.cage.proc(&format!("{}/status", pod.pid()));
+    assert!(status.contains("Seccomp:\t2\n"), "{status}");
+    let security = request!(LinuxContainerSecurityContext {
+        run_as_user: Some(Int64Value { value: 999 }),
+        run_as_group: Some(Int64Value { value: 999 }),
+        readonly_rootfs: true,
+        no_new_privs: true,
+        seccomp: Some(seccomp()),
+    });
+    let container = pod.start("version", 0, PAUSE, &["-v"], security);
+    let status = || pod.container(&container).status.unwrap();
+    until("it answered", || status().state == ContainerState::ContainerExited as i32);
+    assert_eq!(status().exit_code, 0);
+    let log = fs::read_to_string(containerd.cage.path("/run/logs/pod/version.log")).unwrap();
+    let end = format!(" stdout F pause {}\n", images::version());
+    assert!(log.ends_with(&end), "{log}");
+    pod.remove();
+}
+
+/// When the disk is full, the kubelet removes all images that no container has and that are not pinned.
+/// The image of the sandboxes has to stay: where there is no network, nothing brings it back.
+#[test]
+fn keeps_its_image() {
+    let Some(containerd) = Containerd::new(PAUSE) else { return };
+    let can_pin = !containerd.version.contains(" 1.6.");
+    let images = containerd.images();
+    assert_eq!(images[PAUSE].pinned, can_pin, "{}", containerd.version);
+    assert!(!images[BUSYBOX].pinned && !images[images::CATATONIT].pinned);
+    // As it is pinned where another is configured for sandboxes.
+    let pin = snippet("air-gapped.md", "sh", "pinned").replace(PAUSE, BUSYBOX);
+    containerd.cage.run(&["sh", "-ec", &pin]);
+    if can_pin {
+        until("the label has pinned it", || containerd.images()[BUSYBOX].pinned);
+    }
+    let images = containerd.images();
+    for (name, image) in &images {
+        // What an older containerd does not say, the kubelet is told by its option.
+        if image.pinned || !can_pin && name == PAUSE {
+            continue;
+        }
+        let spec = request!(ImageSpec { image: image.id.clone() });
+        let remove = RemoveImageRequest { image: Some(spec) };
+        containerd.runtime.block_on(containerd.images.clone().remove_image(remove)).unwrap();
+    }
+    let left = containerd.images();
+    assert!(!left.contains_key(images::CATATONIT));
+    assert_eq!(left.contains_key(BUSYBOX), can_pin);
+    let pod = containerd.run(&containerd.sandbox("pod", SHARED()));
+    containerd.cage.wait_for_pause(pod.pid());
+    pod.remove();
+}
+
+const AT_ONCE: usize = 50;
+
+#[test]
+fn has_many_at_once() {
+    let Some(containerd) = Containerd::new(PAUSE) else { return };
+    let before = containerd.leftovers();
+    let configs: Vec<_> =
+        (0..AT_ONCE).map(|number| containerd.sandbox(&format!("pod{number}"), SHARED())).collect();
+    let ids = containerd.runtime.block_on(async {
+        let mut set = tokio::task::JoinSet::new();
+        for config in configs.clone() {
+            let mut client = containerd.client.clone();
+            let run = request!(RunPodSandboxRequest { config: Some(config) });
+            set.spawn(async move { client.run_pod_sandbox(run).await });
+        }
+        set.join_all().await
+    });
+    let ids: Vec<_> =
+        ids.into_iter().map(|answer| answer.unwrap().into_inner().pod_sandbox_id).collect();
+    let pods =
+        ids.into_iter().map(|id| Pod { containerd: &containerd, config: configs[0].clone(), id });
+    let pods: Vec<_> = pods.collect();
+    let addresses: BTreeSet<_> = pods.iter().map(|pod| pod.address()).collect();
+    assert_eq!(addresses.len(), AT_ONCE);
+    for pod in &pods {
+        containerd.cage.wait_for_pause(pod.pid());
+    }
+    pods.into_iter().for_each(Pod::remove);
+    until("nothing is left of the pods", || containerd.leftovers() == before);
+}

@@ -1,0 +1,47 @@
+//! The blobs of an OCI layout: bytes with a digest.
+
+use anyhow::Result;
+use canon_json::CanonJsonSerialize;
+use oci_spec::image::{Descriptor, MediaType, Sha256Digest};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+/// Bytes, and where a layout has them.
+pub struct Blob {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    digest: Sha256Digest,
+}
+
+impl Blob {
+    /// A blob of these bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        let digest = sha256(&bytes).parse().expect("sha256 gives a digest");
+        Self { bytes, digest }
+    }
+
+    /// A blob of JSON, without spaces and with sorted keys.
+    pub fn json(value: &impl Serialize) -> Result<Self> {
+        Ok(Self::new(value.to_canon_json_vec()?))
+    }
+
+    /// The descriptor that refers to it.
+    pub fn descriptor(&self, media_type: MediaType) -> Descriptor {
+        Descriptor::new(media_type, self.bytes.len() as u64, self.digest.clone())
+    }
+
+    /// Its digest, with the name of the algorithm.
+    pub fn digest(&self) -> String {
+        format!("sha256:{}", self.digest)
+    }
+
+    /// Its path in a layout.
+    pub fn path(&self) -> String {
+        format!("blobs/sha256/{}", self.digest)
+    }
+}
+
+/// The SHA-256 of these bytes, in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,52 @@
+//! Compiles the program for a platform, in the same way as the library's `build.rs`.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, bail};
+use podpause::compile::{Platform, compile, write_source};
+use tempfile::TempDir;
+
+/// What pause is.
+pub const DESCRIPTION: &str = "The infra (pause) container of a Kubernetes pod: holds its namespaces, \
+                               reaps its orphans, and sleeps in two pages";
+
+/// A compiler, and the source in a folder of its own.
+pub struct Compiler {
+    rustc: OsString,
+    folder: TempDir,
+    /// What it calls itself: its name, its version, and which it is exactly.
+    pub version: String,
+}
+
+impl Compiler {
+    /// The compiler that RUSTC names, else `rustc`.
+    pub fn new() -> Result<Self> {
+        let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let output = Command::new(&rustc).arg("--version").output().with_context(|| {
+            format!("the compiler {} does not start: install Rust, or set RUSTC", rustc.display())
+        })?;
+        if !output.status.success() {
+            bail!("{} --version: {}", rustc.display(), String::from_utf8_lossy(&output.stderr));
+        }
+        let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let folder = tempfile::tempdir().context("make a temporary folder")?;
+        write_source(folder.path()).with_context(|| format!("write {folder:?}"))?;
+        Ok(Self { rustc, folder, version })
+    }
+
+    /// The bytes of the program for this platform.
+    pub fn compile(&self, platform: &Platform) -> Result<Vec<u8>> {
+        let Platform { name, target, .. } = platform;
+        let pause = self.folder.path().join("pause");
+        compile(&self.rustc, self.folder.path(), target, &pause)
+            .map_err(|error| anyhow!("{name}: {error}"))?;
+        read(&pause)
+    }
+}
+
+/// Reads a file, and names it if that fails.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("read {}", path.display()))
+}

@@ -1,0 +1,66 @@
+//! The programs as a module for Go.
+
+use crate::image::PlatformImage;
+use crate::output::Files;
+use crate::platform::{Platform, file_name};
+
+/// The folder of the module.
+pub const FOLDER: &str = "go";
+
+/// The name of the module: the folder `go` of the repository, at a tag that has it.
+const MODULE: &str = "github.com/podpause/podpause/go";
+
+/// The files of the module, by their paths in its folder.
+pub fn files(platforms: &[PlatformImage]) -> Files {
+    let mut files = Files::new();
+    for part in platforms {
+        files.insert(file_name(part.platform), part.program.clone());
+    }
+    let mut file = |name: &str, text: String| files.insert(name.to_owned(), text.into_bytes());
+    // The first Go whose build tags are those that gofmt writes.
+    file("go.mod", format!("module {MODULE}\n\ngo 1.17\n"));
+    file("podpause.go", include_str!("../go/podpause.go").into());
+    file("LICENSE-APACHE", include_str!("../LICENSE-APACHE").into());
+    file("LICENSE-MIT", include_str!("../LICENSE-MIT").into());
+    let version = env!("CARGO_PKG_VERSION");
+    file(
+        "version.go",
+        format!(
+            "package podpause\n\n// Version is what the program answers to -v.\n\
+             const Version = \"{version}\"\n"
+        ),
+    );
+    for part in platforms {
+        let (name, architecture) = (file_name(part.platform), goarch(part.platform));
+        let number = memfd_create(architecture);
+        // The name of the file is its build tag.
+        file(
+            &format!("program_linux_{architecture}.go"),
+            format!(
+                "package podpause\n\nimport _ \"embed\"\n\n\
+                 //go:embed {name}\nvar program []byte\n\n\
+                 // The system call memfd_create(2), for which package syscall has no name.\n\
+                 const memfdCreate = {number}\n"
+            ),
+        );
+    }
+    files
+}
+
+/// Go's name of the architecture, which OCI has taken over, without the variant.
+fn goarch(platform: &Platform) -> &'static str {
+    platform.name.split('/').nth(1).expect("a platform has an architecture")
+}
+
+/// The number of memfd_create(2): Linux `arch/*/entry/syscalls/*.tbl` and
+/// `include/uapi/asm-generic/unistd.h`.
+fn memfd_create(goarch: &str) -> u16 {
+    match goarch {
+        "386" => 356,
+        "amd64" => 319,
+        "arm" => 385,
+        "ppc64le" => 360,
+        "s390x" => 350,
+        _ => 279,
+    }
+}

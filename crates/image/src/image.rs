@@ -1,0 +1,192 @@
+//! The image, in memory: what its layer, configuration, manifest and index say.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use oci_spec::image::{
+    ANNOTATION_CREATED, ANNOTATION_DESCRIPTION, ANNOTATION_LICENSES, ANNOTATION_SOURCE,
+    ANNOTATION_TITLE, ANNOTATION_VERSION, ConfigBuilder, Descriptor, ImageConfigurationBuilder,
+    ImageIndexBuilder, ImageManifestBuilder, MediaType, PlatformBuilder, RootFsBuilder,
+    SCHEMA_VERSION,
+};
+use serde::Serialize;
+
+use crate::archive::{gzip, layer};
+use crate::blob::{Blob, sha256};
+use crate::compiler::{Compiler, DESCRIPTION};
+use crate::interrupt;
+use crate::platform::Platform;
+use crate::sbom;
+use crate::timestamp::Time;
+
+/// The most bytes that a platform's manifest, configuration and compressed layer may have together.
+pub const BUDGET_BYTES: usize = 2_048;
+
+/// What the image is made of, for one platform.
+pub struct PlatformImage {
+    /// The platform.
+    pub platform: &'static Platform,
+    /// The program, as it is in the layer.
+    pub program: Vec<u8>,
+    /// The root file system.
+    pub layer: Blob,
+    /// How the program is to be run.
+    pub config: Blob,
+    /// What refers to the two.
+    pub manifest: Blob,
+}
+
+impl PlatformImage {
+    fn new(platform: &'static Platform, program: Vec<u8>, created: Time) -> Result<Self> {
+        let files = layer(&program, created)?;
+        let layer = Blob::new(gzip(&files));
+        let config = Blob::json(&config(platform, &files)?)?;
+        let manifest = ImageManifestBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .media_type(MediaType::ImageManifest)
+            .config(config.descriptor(MediaType::ImageConfig))
+            .layers([layer.descriptor(MediaType::ImageLayerGzip)])
+            .annotations(annotations(created))
+            .build()?;
+        let manifest = Blob::json(&manifest)?;
+        Ok(Self { platform, program, layer, config, manifest })
+    }
+
+    /// What a node fetches, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.manifest.bytes.len() + self.config.bytes.len() + self.layer.bytes.len()
+    }
+
+    /// What refers to it from the index.
+    fn descriptor(&self) -> Result<Descriptor> {
+        let mut platform =
+            PlatformBuilder::default().os("linux").architecture(self.platform.architecture());
+        if let Some(variant) = self.platform.variant() {
+            platform = platform.variant(variant);
+        }
+        let mut descriptor = self.manifest.descriptor(MediaType::ImageManifest);
+        descriptor.set_platform(Some(platform.build()?));
+        Ok(descriptor)
+    }
+}
+
+/// The image.
+pub struct Image {
+    /// What the compiler of the program calls itself.
+    pub compiler: String,
+    /// What it is made of, for each platform.
+    pub platforms: Vec<PlatformImage>,
+    /// What refers to the manifest of each platform.
+    pub index: Blob,
+    /// The list of what is in the image.
+    pub sbom: Blob,
+    /// A configuration of nothing: an artifact that is not an image needs one.
+    pub empty: Blob,
+    /// The manifest of an artifact that has the list, and refers to the index.
+    pub referrer: Blob,
+}
+
+impl Image {
+    /// Compiles the program for these platforms, and makes an image of it. Tells `progress` of each
+    /// platform when it comes to it.
+    pub fn build(
+        platforms: &[&'static Platform],
+        created: Time,
+        progress: impl Fn(&Platform),
+    ) -> Result<Self> {
+        let compiler = Compiler::new()?;
+        let platforms = platforms
+            .iter()
+            .map(|platform| {
+                progress(platform);
+                let program = compiler.compile(platform);
+                // The compiler ends by the same signal: that is not its fault.
+                interrupt::check()?;
+                PlatformImage::new(platform, program?, created)
+            })
+            .collect::<Result<Vec<_>>>()?;
+
+        let manifests = platforms.iter().map(PlatformImage::descriptor);
+        let index = ImageIndexBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .media_type(MediaType::ImageIndex)
+            .manifests(manifests.collect::<Result<Vec<_>>>()?)
+            .annotations(HashMap::from_iter(
+                annotations(created)
+                    .into_iter()
+                    .chain([(ANNOTATION_DESCRIPTION.to_owned(), DESCRIPTION.to_owned())]),
+            ))
+            .build()?;
+        let index = Blob::json(&index)?;
+
+        let programs = platforms.iter().map(|part| (part.platform, &part.program[..]));
+        let programs: Vec<_> = programs.collect();
+        let sbom = Blob::new(sbom::document(&programs, &compiler.version, created)?);
+        let empty = Blob::new(b"{}".into());
+        let mut list = sbom.descriptor(sbom::MEDIA_TYPE.into());
+        list.set_annotations(Some(HashMap::from([(
+            ANNOTATION_TITLE.to_owned(),
+            sbom::FILE_NAME.to_owned(),
+        )])));
+        let referrer = ImageManifestBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .media_type(MediaType::ImageManifest)
+            .artifact_type(sbom::MEDIA_TYPE)
+            .config(empty.descriptor(MediaType::EmptyJSON))
+            .layers([list])
+            .subject(index.descriptor(MediaType::ImageIndex))
+            .annotations(HashMap::from([(ANNOTATION_CREATED.to_owned(), created.to_string())]))
+            .build()?;
+        let referrer = Blob::json(&referrer)?;
+        Ok(Self { compiler: compiler.version, platforms, index, sbom, empty, referrer })
+    }
+
+    /// What a layout refers to of the list of contents.
+    pub fn referrer_descriptor(&self) -> Descriptor {
+        let mut descriptor = self.referrer.descriptor(MediaType::ImageManifest);
+        descriptor.set_artifact_type(Some(sbom::MEDIA_TYPE.into()));
+        descriptor
+    }
+}
+
+/// What manifest and index say of the image. Only the index has a description: in a manifest, each byte
+/// counts.
+fn annotations(created: Time) -> HashMap<String, String> {
+    [
+        (ANNOTATION_TITLE, "pause"),
+        (ANNOTATION_VERSION, env!("CARGO_PKG_VERSION")),
+        (ANNOTATION_SOURCE, env!("CARGO_PKG_REPOSITORY")),
+        (ANNOTATION_LICENSES, env!("CARGO_PKG_LICENSE")),
+        (ANNOTATION_CREATED, &created.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// How the program is to be run. `layer` is the archive before it was compressed.
+///
+/// There is no label, because containerd copies labels onto each sandbox, and neither a time nor a
+/// history: they are optional, and each of these bytes counts. The manifest has the time.
+fn config(platform: &Platform, layer: &[u8]) -> Result<impl Serialize> {
+    let config = ConfigBuilder::default()
+        // Not a Cmd: kubeadm runs the image with arguments, which would replace it.
+        .entrypoint(["/pause".to_owned()])
+        .env(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()])
+        .user("65535:65535")
+        .working_dir("/")
+        .stop_signal("SIGTERM")
+        .build()?;
+    let rootfs = RootFsBuilder::default()
+        .typ("layers")
+        .diff_ids([format!("sha256:{}", sha256(layer))])
+        .build()?;
+    let mut image = ImageConfigurationBuilder::default()
+        .os("linux")
+        .architecture(platform.architecture())
+        .config(config)
+        .rootfs(rootfs);
+    if let Some(variant) = platform.variant() {
+        image = image.variant(variant);
+    }
+    Ok(image.build()?)
+}

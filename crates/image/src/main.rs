@@ -1,0 +1,176 @@
+//! Writes the OCI image of `pause`, the infra container of a pod. The image has the same bytes on every
+//! machine, and building it needs only Rust.
+//!
+//! [`compiler`] compiles the program, [`mod@image`] builds the image in memory, and [`output`] writes it.
+//! [`mod@verify`] compares it with an image that was written before.
+
+mod archive;
+mod blob;
+mod c_header;
+mod compiler;
+mod go;
+mod image;
+mod interrupt;
+mod output;
+mod platform;
+mod sbom;
+mod timestamp;
+mod verify;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use oci_spec::distribution::Reference;
+
+use image::{BUDGET_BYTES, Image};
+use output::Output;
+use platform::{PLATFORMS, Platform};
+use timestamp::Time;
+use verify::Written;
+
+/// Write the OCI image of pause: the same bytes on each machine, with nothing but Rust.
+#[derive(Parser)]
+#[command(version, after_help = HELP)]
+struct Arguments {
+    /// The folder to write; it must not be there yet, or be empty
+    #[arg(long, value_name = "FOLDER", required_unless_present_any = ["verify", "list_platforms"])]
+    out: Option<PathBuf>,
+    /// Platforms such as linux/arm64, with commas between them, or `all` [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    platform: Vec<String>,
+    /// The full name of the image, with a tag
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_NAME, value_parser = full_name)]
+    tag: Reference,
+    /// Write nothing: build the image that is in this folder or layout, and say what differs
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "platform", "tag"])]
+    verify: Option<PathBuf>,
+    /// Write nothing: print each platform and the compiler's name of its target
+    #[arg(long, exclusive = true)]
+    list_platforms: bool,
+}
+
+/// A name whose last element is `pause`: monitoring tools hide the infra container by it.
+const DEFAULT_NAME: &str = concat!("localhost/podpause/pause:", env!("CARGO_PKG_VERSION"));
+
+const HELP: &str = "\
+Files in FOLDER:
+  oci/                      the image, as an OCI image layout, with its SBOM as a referrer
+  pause.tar                 the image as one file, for podman, containerd, docker, skopeo, buildah
+  pause-linux-amd64, …      the programs alone
+  pause.h                   the programs as arrays for C
+  go/                       the programs as a module for Go
+  pause.cdx.json            the SBOM, in the format CycloneDX
+  SHA256SUMS                the sums of the files above that are in no folder
+
+Platforms:
+  --list-platforms prints them. A platform other than this machine's needs the library of its target:
+  rustup target add aarch64-unknown-linux-gnu
+
+Environment:
+  RUSTC                     the compiler [default: rustc]
+  SOURCE_DATE_EPOCH         when the image was made, in seconds since 1970 [default: 0]
+
+Examples:
+  podpause-image --out dist
+  podman load --input dist/pause.tar
+  ctr --namespace k8s.io images import dist/pause.tar
+
+  podpause-image --out dist --platform all --tag registry.example/infra/pause:0.1.0
+  skopeo copy --all oci:dist/oci:0.1.0 docker://registry.example/infra/pause:0.1.0
+
+  podpause-image --verify dist         # with the compiler that the SBOM names";
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does what the arguments ask for.
+fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.list_platforms {
+        for Platform { name, target, .. } in &PLATFORMS {
+            println!("{name} {target}");
+        }
+        return Ok(());
+    }
+    interrupt::catch()?;
+    if let Some(folder) = &arguments.verify {
+        return verify(folder).with_context(|| format!("--verify {}", folder.display()));
+    }
+    let platforms = platform::chosen(&arguments.platform)?;
+    let created = Time::from_environment()?;
+    let output = Output::new(arguments.out.as_ref().expect("clap requires it"))?;
+    let image = build(&platforms, created)?;
+    for part in &image.platforms {
+        let (name, size_bytes) = (part.platform.name, part.size_bytes());
+        if size_bytes > BUDGET_BYTES {
+            bail!("{name}: the image has {size_bytes} bytes, of {BUDGET_BYTES}");
+        }
+    }
+    output.write(&output::files(&image, &arguments.tag, created)?)?;
+    print_table(&image);
+    println!("{}", arguments.tag);
+    Ok(())
+}
+
+/// Builds the image that is in a folder, for the platforms and with the time that it says, and
+/// compares the two.
+fn verify(folder: &Path) -> Result<()> {
+    let written = Written::open(folder)?;
+    let built = build(&written.platforms()?, written.created()?)?;
+    let differences = written.differences(&built)?;
+    if differences.is_empty() {
+        print_table(&built);
+        println!("{} is the same", folder.display());
+        return Ok(());
+    }
+    for difference in &differences {
+        println!("{difference}");
+    }
+    bail!("it is not what {} builds: {} differences", built.compiler, differences.len());
+}
+
+/// Builds the image, and shows how far it is where somebody looks at it.
+fn build(platforms: &[&'static Platform], created: Time) -> Result<Image> {
+    // It draws on a terminal only.
+    let bar = ProgressBar::new(platforms.len() as u64).with_style(
+        ProgressStyle::with_template("{bar:20} {pos}/{len} {msg}").expect("a valid template"),
+    );
+    let image = Image::build(platforms, created, |platform| {
+        bar.set_message(platform.name);
+        bar.inc(1);
+    })?;
+    bar.finish_and_clear();
+    Ok(image)
+}
+
+/// Says what the image is: a line for each platform, and one for all.
+fn print_table(image: &Image) {
+    println!("{:15}{:>9}{:>9}  digest", "platform", "program", "image");
+    for part in &image.platforms {
+        let (name, program_bytes) = (part.platform.name, part.program.len());
+        let digest = part.manifest.digest();
+        println!("{name:15}{program_bytes:>7} B{:>7} B  {digest}", part.size_bytes());
+    }
+    println!("{:33}  {}", "index", image.index.digest());
+}
+
+/// A name that means the same to each tool: with a registry, and a tag.
+fn full_name(text: &str) -> Result<Reference, String> {
+    let name: Reference = text.parse().map_err(|error| format!("{error}"))?;
+    if name.digest().is_some() {
+        return Err("a digest cannot be chosen".into());
+    }
+    if name.whole() != text {
+        return Err(format!("not a full name with a tag; did you mean {name}?"));
+    }
+    Ok(name)
+}

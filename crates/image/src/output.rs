@@ -1,0 +1,162 @@
+//! The folder that is written: which files it has, and how it comes to be there at once or not at
+//! all.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use canon_json::CanonJsonSerialize;
+use oci_spec::distribution::Reference;
+use oci_spec::image::{
+    ANNOTATION_REF_NAME, Descriptor, ImageIndexBuilder, MediaType, SCHEMA_VERSION,
+};
+use serde_json::json;
+use tar::EntryType;
+
+use crate::archive::header;
+use crate::blob::{Blob, sha256};
+use crate::image::Image;
+use crate::platform::file_name;
+use crate::timestamp::Time;
+use crate::{c_header, go, interrupt, sbom};
+
+/// Where containerd, podman and docker look for the full name of an image in a layout.
+pub const ANNOTATION_NAME: &str = "io.containerd.image.name";
+
+/// Files, by their paths in a folder.
+pub type Files = BTreeMap<String, Vec<u8>>;
+
+/// All files of the folder that is written, for an image with this name.
+pub fn files(image: &Image, name: &Reference, created: Time) -> Result<Files> {
+    let mut files = Files::new();
+    for (path, bytes) in layout(image, name, true)? {
+        files.insert(format!("oci/{path}"), bytes);
+    }
+    files.insert("pause.tar".into(), archive(image, name, created)?);
+    files.insert(sbom::FILE_NAME.into(), image.sbom.bytes.clone());
+    files.insert(c_header::FILE_NAME.into(), c_header::text(&image.platforms).into_bytes());
+    for (path, bytes) in go::files(&image.platforms) {
+        files.insert(format!("{}/{path}", go::FOLDER), bytes);
+    }
+    for part in &image.platforms {
+        files.insert(file_name(part.platform), part.program.clone());
+    }
+    let top = files.iter().filter(|(path, _)| !path.contains('/'));
+    let sums = top.map(|(path, bytes)| format!("{}  {path}\n", sha256(bytes))).collect::<String>();
+    files.insert("SHA256SUMS".into(), sums.into_bytes());
+    Ok(files)
+}
+
+/// The files of an OCI image layout, with or without the list of what is in the image.
+fn layout(image: &Image, name: &Reference, with_referrer: bool) -> Result<Files> {
+    let mut index = image.index.descriptor(MediaType::ImageIndex);
+    index.set_annotations(Some(HashMap::from([
+        (ANNOTATION_NAME.to_owned(), name.whole()),
+        (ANNOTATION_REF_NAME.to_owned(), name.tag().unwrap_or_default().to_owned()),
+    ])));
+    let mut manifests: Vec<Descriptor> = vec![index];
+    let mut blobs: Vec<&Blob> = vec![&image.index];
+    for part in &image.platforms {
+        blobs.extend([&part.manifest, &part.config, &part.layer]);
+    }
+    if with_referrer {
+        manifests.push(image.referrer_descriptor());
+        blobs.extend([&image.referrer, &image.sbom, &image.empty]);
+    }
+    let index = ImageIndexBuilder::default()
+        .schema_version(SCHEMA_VERSION)
+        .media_type(MediaType::ImageIndex)
+        .manifests(manifests)
+        .build()?;
+
+    let mut files: Files = blobs.iter().map(|blob| (blob.path(), blob.bytes.clone())).collect();
+    files.insert("index.json".into(), index.to_canon_json_vec()?);
+    let version = json!({ "imageLayoutVersion": "1.0.0" });
+    files.insert("oci-layout".into(), version.to_canon_json_vec()?);
+    Ok(files)
+}
+
+/// An archive of the layout, and of what docker reads instead.
+///
+/// It is without the referrer: skopeo and podman, when they are not told a name, take an archive
+/// with one image only. What docker reads knows one platform, which is the first.
+fn archive(image: &Image, name: &Reference, created: Time) -> Result<Vec<u8>> {
+    let mut files = layout(image, name, false)?;
+    let first = image.platforms.first().context("an image has a platform")?;
+    let docker = json!([{
+        "Config": first.config.path(),
+        "Layers": [first.layer.path()],
+        "RepoTags": [name.whole()],
+    }]);
+    files.insert("manifest.json".into(), docker.to_canon_json_vec()?);
+
+    let mut archive = tar::Builder::new(Vec::new());
+    for folder in ["blobs/", "blobs/sha256/"] {
+        let mut header = header(EntryType::Directory, 0o755, 0, created);
+        archive.append_data(&mut header, folder, [].as_slice())?;
+    }
+    for (path, bytes) in files {
+        let mut header = header(EntryType::Regular, 0o644, bytes.len(), created);
+        archive.append_data(&mut header, path, bytes.as_slice())?;
+    }
+    Ok(archive.into_inner()?)
+}
+
+/// A folder beside the one that is asked for, which takes its place when it is complete.
+pub struct Output {
+    out: PathBuf,
+    staging: tempfile::TempDir,
+}
+
+impl Output {
+    /// Makes sure, before there is anything to write, that it can be written.
+    pub fn new(out: &Path) -> Result<Self> {
+        // For an existing folder its own path, also where it is `.` or a link.
+        let out = match fs::canonicalize(out) {
+            Ok(out) => out,
+            Err(error) if error.kind() == ErrorKind::NotFound => std::path::absolute(out)?,
+            Err(error) => return Err(error).with_context(|| format!("--out {}", out.display())),
+        };
+        if out.exists() {
+            let mut entries =
+                fs::read_dir(&out).with_context(|| format!("--out {}", out.display()))?;
+            if entries.next().is_some() {
+                bail!("--out {}: it is not empty; remove it, or name another", out.display());
+            }
+        }
+        let parent = out.parent().with_context(|| format!("--out {}", out.display()))?;
+        let staging = tempfile::Builder::new()
+            .prefix(".podpause-image-")
+            .tempdir_in(parent)
+            .with_context(|| format!("--out {}: make a folder beside it", out.display()))?;
+        Ok(Self { out, staging })
+    }
+
+    /// Writes the files. On an error nothing is left of them.
+    pub fn write(self, files: &Files) -> Result<()> {
+        // Not the temporary folder itself, which nobody else may read.
+        let folder = self.staging.path().join("out");
+        DirBuilder::new().create(&folder).with_context(|| format!("make {}", folder.display()))?;
+        for (path, bytes) in files {
+            interrupt::check()?;
+            let parent = folder.join(path).parent().map(fs::create_dir_all);
+            parent
+                .unwrap_or(Ok(()))
+                .and_then(|()| write(&folder.join(path), bytes))
+                .with_context(|| format!("--out {}: write {path}", self.out.display()))?;
+        }
+        fs::rename(&folder, &self.out)
+            .with_context(|| format!("--out {}: move the files there", self.out.display()))
+    }
+}
+
+/// Writes a file to the disk. A program can be executed.
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mode = if bytes.starts_with(b"\x7fELF") { 0o777 } else { 0o666 };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}

@@ -1,0 +1,42 @@
+//! The time that the image says it was made at.
+
+use std::fmt::{self, Display, Formatter};
+
+use anyhow::{Context, Result};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// When the image was made, in seconds since 1970. It comes from SOURCE_DATE_EPOCH, or is 0: the time of
+/// a clock would make the image irreproducible.
+#[derive(Clone, Copy)]
+pub struct Time(u32);
+
+impl Time {
+    /// The time in SOURCE_DATE_EPOCH (<https://reproducible-builds.org/specs/source-date-epoch/>).
+    pub fn from_environment() -> Result<Self> {
+        let Some(seconds) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(Self(0)) };
+        let number = seconds.to_str().and_then(|seconds| seconds.parse().ok());
+        number.map(Self).with_context(|| {
+            format!("SOURCE_DATE_EPOCH={} is not a number of seconds since 1970", seconds.display())
+        })
+    }
+
+    /// The time in the format of RFC 3339, which `to_string` writes.
+    pub fn parse(text: &str) -> Result<Self> {
+        let time = OffsetDateTime::parse(text, &Rfc3339).with_context(|| format!("time {text}"))?;
+        Ok(Self(time.unix_timestamp().try_into().with_context(|| format!("time {text}"))?))
+    }
+}
+
+impl From<Time> for u64 {
+    fn from(time: Time) -> Self {
+        time.0.into()
+    }
+}
+
+impl Display for Time {
+    fn fmt(&self, formatter: &mut Formatter) -> fmt::Result {
+        let time = OffsetDateTime::from_unix_timestamp(self.0.into()).expect("in this century");
+        formatter.write_str(&time.format(&Rfc3339).expect("a year of four digits"))
+    }
+}

@@ -1,0 +1,266 @@
+//! Compares an image that was written before with one that is built now.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use flate2::read::GzDecoder;
+use oci_spec::distribution::Reference;
+use oci_spec::image::{ANNOTATION_CREATED, Descriptor, ImageIndex, ImageManifest, MediaType};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use walkdir::WalkDir;
+
+use crate::blob::Blob;
+use crate::compiler::read;
+use crate::image::{Image, PlatformImage};
+use crate::output::{ANNOTATION_NAME, files};
+use crate::platform::{self, Platform};
+use crate::timestamp::Time;
+
+/// An image that was written before: a layout, or a folder of this tool that has a layout in it.
+pub struct Written {
+    folder: PathBuf,
+    layout: PathBuf,
+    /// What the layout has to say of the index.
+    entry: Descriptor,
+    index: ImageIndex,
+}
+
+impl Written {
+    /// Reads the index of a layout.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let oci = folder.join("oci");
+        let layout = if oci.is_dir() { oci } else { folder.to_owned() };
+        let root: ImageIndex = parse(&read(&layout.join("index.json"))?)?;
+        let is_index = |entry: &&Descriptor| *entry.media_type() == MediaType::ImageIndex;
+        let Some(entry) = root.manifests().iter().find(is_index).cloned() else {
+            bail!("{}: there is no image index in it", layout.display());
+        };
+        let index = parse(&blob(&layout, &entry)?)?;
+        Ok(Self { folder: folder.to_owned(), layout, entry, index })
+    }
+
+    /// The platforms of the image.
+    pub fn platforms(&self) -> Result<Vec<&'static Platform>> {
+        let names = self.index.manifests().iter().map(platform_name).collect::<Result<Vec<_>>>()?;
+        if names.is_empty() {
+            bail!("{}: the index has no platform", self.layout.display());
+        }
+        platform::chosen(&names)
+    }
+
+    /// When the image was made, by its own account.
+    pub fn created(&self) -> Result<Time> {
+        let annotations = self.index.annotations().as_ref();
+        let created = annotations.and_then(|annotations| annotations.get(ANNOTATION_CREATED));
+        Time::parse(created.context("the index does not say when it was made")?)
+    }
+
+    /// All that differs from an image that was built here, in words.
+    pub fn differences(&self, built: &Image) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        compare_json("index", &blob(&self.layout, &self.entry)?, &built.index, &mut found)?;
+        for (descriptor, part) in self.index.manifests().iter().zip(&built.platforms) {
+            let name = platform_name(descriptor)?;
+            if platform::named(&name)? != part.platform {
+                bail!("{}: the platforms are in another order", self.layout.display());
+            }
+            self.compare_platform(descriptor, part, &mut found)?;
+        }
+        // A layout that was copied, say, from a registry is another one, with the same image.
+        if self.folder != self.layout {
+            let annotations = self.entry.annotations().as_ref();
+            let name = annotations.and_then(|annotations| annotations.get(ANNOTATION_NAME));
+            let name = name.context("the layout does not say the name of the image")?;
+            let name: Reference = name.parse().with_context(|| format!("name {name}"))?;
+            self.compare_files(&files(built, &name, self.created()?)?, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    /// Compares the image for a platform.
+    fn compare_platform(
+        &self,
+        descriptor: &Descriptor,
+        built: &PlatformImage,
+        found: &mut Vec<String>,
+    ) -> Result<()> {
+        let name = built.platform.name;
+        let bytes = blob(&self.layout, descriptor)?;
+        compare_json(&format!("{name}: manifest"), &bytes, &built.manifest, found)?;
+        let manifest: ImageManifest = parse(&bytes)?;
+        let config = blob(&self.layout, manifest.config())?;
+        compare_json(&format!("{name}: configuration"), &config, &built.config, found)?;
+        let [layer] = &manifest.layers()[..] else {
+            found.push(format!("{name}: layers: there {}, here 1", manifest.layers().len()));
+            return Ok(());
+        };
+        let (there, here) = (blob(&self.layout, layer)?, &built.layer.bytes);
+        if there != *here {
+            found.push(format!("{name}: layer: there {} bytes, here {}", there.len(), here.len()));
+            compare_archives(name, &there, here, found)?;
+        }
+        Ok(())
+    }
+
+    /// Compares the files of a folder of this tool with those that it should have.
+    fn compare_files(
+        &self,
+        built: &BTreeMap<String, Vec<u8>>,
+        found: &mut Vec<String>,
+    ) -> Result<()> {
+        let written = list(&self.folder)?;
+        for path in written.iter().filter(|path| !built.contains_key(*path)) {
+            found.push(format!("{path}: there, but not here"));
+        }
+        for (path, here) in built {
+            if !written.contains(path) {
+                found.push(format!("{path}: here, but not there"));
+            } else if read(&self.folder.join(path))? != *here {
+                found.push(format!("{path}: the bytes differ"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What JSON says.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    Ok(serde_json::from_slice(bytes)?)
+}
+
+/// The bytes that a descriptor refers to. They have to be what it says.
+fn blob(layout: &Path, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    let digest = descriptor.digest();
+    let sha256 = descriptor.as_digest_sha256().with_context(|| format!("{digest}: no SHA-256"))?;
+    let path = layout.join("blobs/sha256").join(sha256);
+    let bytes = read(&path)?;
+    let found = Blob::new(bytes);
+    if found.digest() != digest.to_string() {
+        bail!("{}: it is damaged, its digest is {}", path.display(), found.digest());
+    }
+    Ok(found.bytes)
+}
+
+/// The name of the platform of an image.
+fn platform_name(descriptor: &Descriptor) -> Result<String> {
+    let platform = descriptor.platform().as_ref();
+    let platform = platform.with_context(|| format!("{}: no platform", descriptor.digest()))?;
+    let variant = platform.variant().as_ref().map(|variant| format!("/{variant}"));
+    Ok(format!("{}/{}{}", platform.os(), platform.architecture(), variant.unwrap_or_default()))
+}
+
+/// Compares JSON field by field, unless the bytes are the same.
+fn compare_json(what: &str, written: &[u8], built: &Blob, found: &mut Vec<String>) -> Result<()> {
+    if written != built.bytes {
+        let before = found.len();
+        compare_values(what, Some(&parse(written)?), Some(&parse(&built.bytes)?), found);
+        if found.len() == before {
+            found.push(format!("{what}: the same, but in other words"));
+        }
+    }
+    Ok(())
+}
+
+/// Compares two values at this place.
+fn compare_values(
+    place: &str,
+    written: Option<&Value>,
+    built: Option<&Value>,
+    found: &mut Vec<String>,
+) {
+    match (written, built) {
+        (Some(Value::Object(there)), Some(Value::Object(here))) => {
+            let new = here.keys().filter(|key| !there.contains_key(*key));
+            for key in there.keys().chain(new) {
+                compare_values(&format!("{place}: {key}"), there.get(key), here.get(key), found);
+            }
+        }
+        (Some(Value::Array(there)), Some(Value::Array(here))) => {
+            for index in 0..there.len().max(here.len()) {
+                let place = format!("{place}[{index}]");
+                compare_values(&place, there.get(index), here.get(index), found);
+            }
+        }
+        _ if written == built => {}
+        _ => {
+            let show = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
+            found.push(format!("{place}: there {}, here {}", show(written), show(built)));
+        }
+    }
+}
+
+/// Compares what is in two layers, file by file.
+fn compare_archives(
+    name: &str,
+    written: &[u8],
+    built: &[u8],
+    found: &mut Vec<String>,
+) -> Result<()> {
+    let (mut written, mut built) = (entries(written)?, entries(built)?);
+    let paths: Vec<_> = built.keys().chain(written.keys()).cloned().collect();
+    for path in paths {
+        let place = format!("{name}: layer: {path}");
+        match (written.remove(&path), built.remove(&path)) {
+            (None, Some(_)) => found.push(format!("{place}: here, but not there")),
+            (Some(_), None) => found.push(format!("{place}: there, but not here")),
+            (Some(there), Some(here)) => {
+                if there.0 != here.0 {
+                    found.push(format!(
+                        "{place}: the owner, the mode, the time or the kind differs"
+                    ));
+                }
+                if let Some(byte) = first_difference(&there.1, &here.1) {
+                    let sizes = format!("there {} bytes, here {}", there.1.len(), here.1.len());
+                    found.push(format!("{place}: {sizes}; byte {byte} is the first to differ"));
+                }
+            }
+            (None, None) => {} // It was in both, and its turn has been.
+        }
+    }
+    Ok(())
+}
+
+/// The header and the contents of each file in a layer.
+type Entries = BTreeMap<String, (Vec<u8>, Vec<u8>)>;
+
+/// The files in a layer.
+fn entries(layer: &[u8]) -> Result<Entries> {
+    let mut entries = BTreeMap::new();
+    for entry in tar::Archive::new(GzDecoder::new(layer)).entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.display().to_string();
+        let mut header = entry.header().clone();
+        // That is told with the bytes.
+        header.set_size(0);
+        header.set_cksum();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes)?;
+        entries.insert(path, (header.as_bytes().to_vec(), bytes));
+    }
+    Ok(entries)
+}
+
+/// Where two files differ first.
+fn first_difference(written: &[u8], built: &[u8]) -> Option<usize> {
+    if written == built {
+        return None;
+    }
+    let pairs = written.iter().zip(built);
+    Some(pairs.take_while(|(there, here)| there == here).count())
+}
+
+/// The paths of all files in a folder and below it, relative to the folder.
+fn list(folder: &Path) -> Result<Vec<String>> {
+    let mut paths = Vec::new();
+    for entry in WalkDir::new(folder) {
+        let entry = entry?; // the error names the path
+        if !entry.file_type().is_dir() {
+            let path = entry.path().strip_prefix(folder).expect("it was found there");
+            paths.push(path.display().to_string());
+        }
+    }
+    Ok(paths)
+}

@@ -1,0 +1,284 @@
+//! What is in the image, and in the files beside it.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::report::skip;
+use cyclonedx_bom::prelude::{Bom, Validate};
+use flate2::read::GzDecoder;
+use oci_spec::image::{ImageManifest, MediaType};
+use podpause::compile::{PLATFORMS, Platform};
+use tar::{Archive, EntryType};
+
+use crate::harness::{Dist, NAME, TAG, podpause_image, run, sha256, stand_in_compiler};
+
+/// The most bytes for this machine's platform.
+const BUDGET_BYTES: usize = 2_048;
+
+/// The program that this machine runs is the library's, in the layer and beside it.
+#[test]
+fn has_the_program_of_the_library() {
+    let dist = Dist::new(&[]);
+    let [image] = &dist.images()[..] else { panic!("one platform") };
+    let layer = layer(&image.layer);
+    let mut archive = Archive::new(&layer[..]);
+    let mut pause = archive
+        .entries()
+        .unwrap()
+        .map(Result::unwrap)
+        .find(|entry| entry.path().unwrap().as_os_str() == "pause")
+        .unwrap();
+    let mut program = Vec::new();
+    pause.read_to_end(&mut program).unwrap();
+    assert_eq!(program, podpause::ELF);
+
+    let file = format!("pause-{}", image.name.replace('/', "-"));
+    assert_eq!(dist.read(&file), podpause::ELF);
+    assert_eq!(run(Command::new(dist.path(&file)).arg("-v")), format!("pause {TAG}\n"));
+}
+
+#[test]
+fn has_the_files_and_links_of_a_pause() {
+    let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
+    let layer = layer(&dist.images()[0].layer);
+    let mut archive = Archive::new(&layer[..]);
+    let entries: Vec<_> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let header = entry.header();
+            assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (0, 0));
+            assert_eq!((header.mode().unwrap(), header.mtime().unwrap()), (0o755, 0));
+            let path = entry.path().unwrap().to_str().unwrap().to_owned();
+            let link = entry.link_name().unwrap().map(|link| link.to_str().unwrap().to_owned());
+            (path, header.entry_type(), link)
+        })
+        .collect();
+    let expected = [
+        ("usr/", EntryType::Directory, None),
+        ("usr/bin/", EntryType::Directory, None),
+        ("pause", EntryType::Regular, None),
+        ("usr/bin/pod", EntryType::Link, Some("pause".to_owned())),
+    ];
+    assert_eq!(entries, expected.map(|(path, kind, link)| (path.to_owned(), kind, link)));
+}
+
+/// Configuration and annotations, field by field. What is not here is not in the image.
+#[test]
+fn says_how_it_is_to_be_run_and_what_it_is() {
+    let dist = Dist::stand_in(&["--platform", "all"]);
+    let images = dist.images();
+    for image in &images {
+        let name: Vec<_> = image.name.split('/').collect();
+        let mut config = serde_json::json!({
+            "architecture": name[1],
+            "os": "linux",
+            "config": {
+                "Entrypoint": ["/pause"],
+                "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+                "StopSignal": "SIGTERM",
+                "User": "65535:65535",
+                "WorkingDir": "/",
+            },
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [format!("sha256:{}", sha256(&layer(&image.layer)))],
+            },
+        });
+        if let Some(variant) = name.get(2) {
+            config["variant"] = (*variant).into();
+        }
+        assert_eq!(serde_json::to_value(&image.config).unwrap(), config);
+    }
+
+    let index = dist.index();
+    for (annotations, count) in [(index.annotations(), 6), (images[0].manifest.annotations(), 5)] {
+        let annotations = annotations.as_ref().unwrap();
+        let get = |key: &str| annotations[&format!("org.opencontainers.image.{key}")].as_str();
+        assert_eq!((get("title"), get("version")), ("pause", TAG));
+        assert_eq!(get("source"), env!("CARGO_PKG_REPOSITORY"));
+        assert_eq!(get("licenses"), "MIT OR Apache-2.0");
+        assert_eq!(get("created"), "1970-01-01T00:00:00Z");
+        assert_eq!(annotations.len(), count);
+    }
+    // Only the index has one: in a manifest, each byte counts.
+    let description =
+        &index.annotations().as_ref().unwrap()["org.opencontainers.image.description"];
+    assert!(!description.is_empty());
+}
+
+#[test]
+fn has_the_platforms_that_are_asked_for_each_once_and_in_order() {
+    let names = |arguments: &[&str]| -> Vec<String> {
+        Dist::stand_in(arguments).images().into_iter().map(|image| image.name).collect()
+    };
+    assert_eq!(names(&["--platform", "all"]), PLATFORMS.map(|platform| platform.name));
+    // As containerd normalises them.
+    let asked = ["--platform", "linux/386,linux/arm64/v8,linux/arm", "--platform", "linux/arm64"];
+    assert_eq!(names(&asked), ["linux/arm64", "linux/arm/v7", "linux/386"]);
+
+    let dist = Dist::stand_in(&["--platform", "all"]);
+    for Platform { name, .. } in PLATFORMS {
+        let path = dist.path(&format!("pause-{}", name.replace('/', "-")));
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o111, 0o111);
+    }
+}
+
+/// For each platform, with the program that is in the folder `PODPAUSE_PROGRAMS`; without one, for
+/// those that the compiler can compile for.
+#[test]
+fn is_within_its_budget() {
+    let programs = std::env::var_os("PODPAUSE_PROGRAMS").map(PathBuf::from);
+    let mut missing = Vec::new();
+    for Platform { name, .. } in PLATFORMS {
+        let folder = tempfile::tempdir().unwrap();
+        let rustc = programs.as_ref().map(|programs| {
+            let program = programs.join(format!("pause-{}", name.replace('/', "-")));
+            stand_in_compiler(folder.path(), &fs::read(program).unwrap())
+        });
+        // The time in the layer costs bytes, too.
+        for time in ["0", "1767225599"] {
+            let mut command = podpause_image();
+            command.args(["--platform", name, "--out"]).arg(folder.path().join(time));
+            if let Some(rustc) = &rustc {
+                command.env("RUSTC", rustc);
+            }
+            let output = command.env("SOURCE_DATE_EPOCH", time).output().unwrap();
+            let errors = crate::harness::errors(&output);
+            if errors.contains("rustup target add") {
+                missing.push(name);
+                break;
+            }
+            assert!(output.status.success(), "{name}: {errors}");
+        }
+    }
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        skip!("platforms", "neither a library nor PODPAUSE_PROGRAMS for {missing}");
+    }
+}
+
+#[test]
+fn has_a_size_that_is_counted_right() {
+    let dist = Dist::new(&[]);
+    let image = &dist.images()[0];
+    assert!(image.size_bytes <= BUDGET_BYTES, "{} bytes", image.size_bytes);
+}
+
+#[test]
+fn has_a_name_in_the_layout() {
+    for (arguments, name, tag) in [
+        (&[][..], NAME, TAG),
+        (&["--tag", "registry.example:5000/a/b:c"], "registry.example:5000/a/b:c", "c"),
+    ] {
+        let dist = Dist::stand_in(arguments);
+        let entries = dist.entries();
+        let annotations = entries[0].annotations().as_ref().unwrap();
+        assert_eq!(annotations["io.containerd.image.name"], name);
+        assert_eq!(annotations["org.opencontainers.image.ref.name"], tag);
+        assert_eq!(entries[0].media_type(), &MediaType::ImageIndex);
+    }
+}
+
+/// The list of what is in the image is valid, and refers to it (OCI 1.1, "subject").
+#[test]
+fn has_a_list_of_its_contents_that_refers_to_it() {
+    let dist = Dist::new(&[]);
+    let list = dist.read("pause.cdx.json");
+    let bom = Bom::parse_from_json(&list[..]).unwrap();
+    assert!(bom.validate().passed(), "{:?}", bom.validate());
+    let text = String::from_utf8(list.clone()).unwrap();
+    assert!(text.contains(&sha256(podpause::ELF)), "{text}");
+
+    let [image, referrer] = &dist.entries()[..] else { panic!("two entries") };
+    let media_type = MediaType::from("application/vnd.cyclonedx+json");
+    assert_eq!(referrer.artifact_type().as_ref(), Some(&media_type));
+    let manifest: ImageManifest = serde_json::from_slice(&dist.blob(referrer)).unwrap();
+    assert_eq!(manifest.artifact_type().as_ref(), Some(&media_type));
+    assert_eq!(manifest.config().media_type(), &MediaType::EmptyJSON);
+    assert_eq!(dist.blob(manifest.config()), b"{}");
+    assert_eq!(dist.blob(&manifest.layers()[0]), list);
+    let subject = manifest.subject().as_ref().unwrap();
+    assert_eq!((subject.digest(), subject.size()), (image.digest(), image.size()));
+    assert_eq!(subject.media_type(), image.media_type());
+}
+
+/// No blob is left that nothing refers to.
+#[test]
+fn has_no_other_files() {
+    let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
+    let files = dist.files();
+    let blobs = files.keys().filter(|path| path.starts_with("oci/blobs/")).count();
+    assert_eq!(blobs, 7, "index, manifest, configuration, layer; referrer, empty, list");
+    let others: Vec<_> = files.keys().filter(|path| !path.starts_with("oci/blobs/")).collect();
+    let expected = [
+        "SHA256SUMS",
+        "go/LICENSE-APACHE",
+        "go/LICENSE-MIT",
+        "go/go.mod",
+        "go/pause-linux-amd64",
+        "go/podpause.go",
+        "go/program_linux_amd64.go",
+        "go/version.go",
+        "oci/index.json",
+        "oci/oci-layout",
+        "pause-linux-amd64",
+        "pause.cdx.json",
+        "pause.h",
+        "pause.tar",
+    ];
+    assert_eq!(others, expected);
+    run(Command::new("sha256sum").args(["--check", "SHA256SUMS"]).current_dir(dist.path("")));
+}
+
+/// The example in C, with the header that is written, is a runtime that has pause inside.
+#[test]
+fn has_a_header_that_c_compiles() {
+    if let Err(error) = Command::new("cc").arg("--version").output() {
+        skip!("cc", "there is no C compiler: {error}");
+    }
+    let dist = Dist::new(&[]);
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/embed.c");
+    let embed = dist.path("").join("embed");
+    let include = format!("-I{}", dist.path("").display());
+    let mut compiler = Command::new("cc");
+    compiler.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", &include, example, "-o"]);
+    run(compiler.arg(&embed));
+    let text = run(&mut Command::new(embed));
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(
+        text.starts_with(&format!("pause {version} holds the namespaces of process ")),
+        "{text}"
+    );
+    assert!(text.ends_with("it ended with status 0\n"), "{text}");
+}
+
+/// What is printed is what is in the layout.
+#[test]
+fn prints_a_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("dist");
+    let output = podpause_image().arg("--out").arg(&out).output().unwrap();
+    assert_eq!(crate::harness::errors(&output), "", "there is no terminal, and no progress");
+    let table = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[0].starts_with("platform"), "{table}");
+    assert!(lines[1].contains(&format!("{} B", podpause::ELF.len())), "{table}");
+    for digest in [lines[1], lines[2]].map(|line| line.split("sha256:").nth(1).unwrap()) {
+        assert!(out.join("oci/blobs/sha256").join(digest).is_file(), "{table}");
+    }
+    assert_eq!(lines[3], NAME);
+}
+
+/// The archive, decompressed. The compressed one says nothing of its origin.
+pub fn layer(compressed: &[u8]) -> Vec<u8> {
+    // RFC 1952: deflate, no name and no other field, no time, best compression, Unix.
+    assert_eq!(compressed[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 3]);
+    let mut bytes = Vec::new();
+    GzDecoder::new(compressed).read_to_end(&mut bytes).unwrap();
+    bytes
+}

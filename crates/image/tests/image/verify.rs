@@ -1,0 +1,111 @@
+//! `--verify`: builds again, and says what differs.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use crate::harness::{Dist, errors, podpause_image, run, stand_in_compiler};
+
+/// What is said of a folder that was written with the stand-in compiler, by a build with it.
+fn verify(dist: &Dist, path: &str) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let rustc = stand_in_compiler(folder.path(), podpause::ELF);
+    let mut command = podpause_image();
+    command.arg("--verify").arg(dist.path(path)).env("RUSTC", rustc).output().unwrap()
+}
+
+/// The differences that are found.
+fn differences(dist: &Dist, path: &str) -> String {
+    let output = verify(dist, path);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("it is not what rustc 1.0.0 (stand-in) builds"));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Platforms, time and name are those that the folder says; the real compiler is used.
+#[test]
+fn finds_nothing_where_there_is_nothing() {
+    let dist = Dist::new(&["--tag", "registry.example/a/pause:b"]);
+    let text = run(podpause_image().arg("--verify").arg(dist.path("")));
+    assert!(text.ends_with(" is the same\n"), "{text}");
+
+    let dist = Dist::stand_in(&["--platform", "all"]);
+    for path in ["", "oci"] {
+        assert!(verify(&dist, path).status.success(), "{path}");
+    }
+}
+
+#[test]
+fn names_a_file_that_differs() {
+    let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
+    fs::write(dist.path("pause-linux-amd64"), "another").unwrap();
+    fs::remove_file(dist.path("pause.tar")).unwrap();
+    fs::write(dist.path("oci/blobs/sha256/more"), "more").unwrap();
+    let expected = "oci/blobs/sha256/more: there, but not here\n\
+        pause-linux-amd64: the bytes differ\n\
+        pause.tar: here, but not there\n";
+    assert_eq!(differences(&dist, ""), expected);
+    assert!(verify(&dist, "oci").status.success(), "the image itself is the same");
+}
+
+/// Another program, as another compiler or another source has it.
+#[test]
+fn names_the_program_that_differs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = podpause::ELF.to_vec();
+    program[100] ^= 1;
+    let rustc = stand_in_compiler(folder.path(), &program);
+    let dist = Dist::with_compiler(&["--platform", "linux/arm64,linux/386"], &rustc);
+    let text = differences(&dist, "oci");
+    let size = program.len();
+    for name in ["linux/arm64", "linux/386"] {
+        let expected = format!(
+            "{name}: layer: pause: there {size} bytes, here {size}; byte 100 is the first to differ"
+        );
+        assert!(text.contains(&expected), "{text}");
+        let expected = format!("{name}: configuration: rootfs: diff_ids[0]: there \"sha256:");
+        assert!(text.contains(&expected), "{text}");
+    }
+    assert!(text.contains("index: manifests[1]: digest: there"), "{text}");
+}
+
+/// Another image for the same program.
+#[test]
+fn names_the_field_that_differs() {
+    let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
+    dist.change("title\":\"pause", "title\":\"other");
+    let text = differences(&dist, "oci");
+    let expected = "linux/amd64: manifest: annotations: org.opencontainers.image.title: \
+        there \"other\", here \"pause\"";
+    assert!(text.contains(expected), "{text}");
+    assert!(!text.contains("layer"), "{text}");
+}
+
+#[test]
+fn says_what_it_cannot_read() {
+    let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
+    let layer = dist.images()[0].manifest.layers()[0].digest().digest().to_owned();
+    fs::write(dist.path(&format!("oci/blobs/sha256/{layer}")), "damaged").unwrap();
+    let output = verify(&dist, "");
+    assert!(!output.status.success());
+    assert!(errors(&output).contains("it is damaged"), "{}", errors(&output));
+
+    let output = verify(&dist, "oci/blobs");
+    assert!(errors(&output).contains("index.json: No such file"), "{}", errors(&output));
+
+    let output = podpause_image().args(["--verify", "x", "--out", "y"]).output().unwrap();
+    assert!(errors(&output).contains("cannot be used with"), "{}", errors(&output));
+}
+
+/// A layout that skopeo has copied has another index.json, and the same image.
+#[test]
+fn takes_a_copy_of_the_layout() {
+    let Some(mut skopeo) = crate::harness::tool("skopeo") else {
+        common::report::skip!("skopeo", "it is not installed")
+    };
+    let dist = Dist::stand_in(&["--platform", "all"]);
+    let layout = |path: &str| format!("oci:{}:{}", dist.path(path).display(), crate::harness::TAG);
+    let copy: &mut Command = skopeo.args(["copy", "--all", &layout("oci"), &layout("copy")]);
+    run(copy);
+    let output = verify(&dist, "copy");
+    assert!(output.status.success(), "{}", errors(&output));
+}

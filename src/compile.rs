@@ -1,0 +1,59 @@
+//! Compiles the program when a tool runs, rather than when this crate is built: for a platform and
+//! with a compiler that are chosen then.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use podpause::compile::{compile, write_source};
+//!
+//! let folder = std::path::Path::new("/tmp/podpause");
+//! write_source(folder)?;
+//! compile("rustc".as_ref(), folder, "aarch64-unknown-linux-gnu", &folder.join("pause"))?;
+//! # Ok(())
+//! # }
+//! ```
+
+use std::env::consts::ARCH;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use include_dir::{Dir, include_dir};
+
+#[path = "../link/compile.rs"]
+mod link;
+
+pub use link::{PLATFORMS, Platform, compile};
+
+static SOURCE: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");
+const LINKER_SCRIPT: &str = include_str!("../link/pause.ld");
+
+/// Writes the source of the program to a folder, as [`compile`] needs it. The folder is made if it
+/// is not there.
+///
+/// # Errors
+///
+/// Those of mkdir(2), open(2) and write(2).
+pub fn write_source(folder: &Path) -> io::Result<()> {
+    for name in ["src", "link"] {
+        fs::create_dir_all(folder.join(name))?;
+    }
+    SOURCE.extract(folder.join("src"))?;
+    fs::write(folder.join("link/pause.ld"), LINKER_SCRIPT)
+}
+
+impl Platform {
+    /// The platform of the machine that this crate is compiled for, if pause supports it.
+    pub fn own() -> Option<&'static Self> {
+        PLATFORMS.iter().find(|platform| platform.arch == ARCH)
+    }
+
+    /// OCI's name of the architecture.
+    pub fn architecture(&self) -> &'static str {
+        self.name.split('/').nth(1).expect("a name has two parts or three")
+    }
+
+    /// OCI's name of the variant of the architecture, if it has one.
+    pub fn variant(&self) -> Option<&'static str> {
+        self.name.split('/').nth(2)
+    }
+}

@@ -1,0 +1,739 @@
+//! A sandbox as an object: pause in namespaces of its own, started in one call.
+
+mod child;
+mod clone;
+mod error;
+mod ids;
+mod message;
+mod namespace;
+mod process;
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
+
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open};
+
+use child::{Plan, Step};
+use clone::{AllSignalsBlocked, Cloned, clone3, vfork};
+pub use error::Error;
+use error::Request;
+use message::{Failure, Message, channel, receive, receive_now};
+use namespace::Existing;
+pub use namespace::Namespace;
+use process::Child;
+
+/// The program, for any number of sandboxes, which share its page.
+///
+/// ```
+/// use podpause::{Namespace, Program};
+///
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let program = Program::new()?;
+/// let mut sandbox = program
+///     .sandbox()
+///     .new_namespaces([Namespace::User, Namespace::Pid, Namespace::Ipc, Namespace::Uts])
+///     .host_name("pod-1")
+///     .spawn()?;
+/// println!("pause is process {}", sandbox.pid());
+/// assert_eq!(sandbox.terminate()?.code(), Some(0));
+/// # Ok(())
+/// # }
+/// # // Where no sandbox can be made, there is none to show.
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// #     match example() {
+/// #         Err(error) if error.is::<podpause::Error>() => Ok(eprintln!("{error}")),
+/// #         result => result,
+/// #     }
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Program(Option<OwnedFd>);
+
+impl Program {
+    /// Puts the program into a sealed memfd.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`memfd`](crate::memfd). Where no memfd can be executed, there are two other ways:
+    ///
+    /// ```no_run
+    /// # use podpause::Program;
+    /// # fn main() -> std::io::Result<()> {
+    /// let program = Program::new().or_else(|_| Program::from_file("/usr/libexec/pause"))?;
+    /// let program = Program::new().unwrap_or_else(|_| Program::without_exec());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Some(above_stdio(crate::memfd()?)?)))
+    }
+
+    /// Takes a file that has the program, such as one that [`ELF`](crate::ELF) was written to. It must
+    /// be executable for the user that pause runs as.
+    ///
+    /// # Errors
+    ///
+    /// Those of open(2).
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let error = podpause::Program::from_file("/no/such/file").unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_file(path: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(Self(Some(above_stdio(File::open(path)?.into())?)))
+    }
+
+    /// Has the child become pause by [`run`](crate::run): it executes nothing, and keeps a copy of the
+    /// caller's memory, command line and environment.
+    ///
+    /// ```
+    /// let program = podpause::Program::without_exec();
+    /// ```
+    pub fn without_exec() -> Self {
+        Self(None)
+    }
+
+    /// A sandbox that is to be started. Without further options it has no namespace of its own.
+    ///
+    /// There is an example at [`Program`].
+    pub fn sandbox(&self) -> SandboxBuilder<'_> {
+        SandboxBuilder {
+            program: self,
+            new: Vec::new(),
+            joined: Vec::new(),
+            uids: Vec::new(),
+            gids: Vec::new(),
+            user: None,
+            host_name: None,
+            cgroup: None,
+            root: None,
+            stderr: None,
+            dies_with_parent: false,
+        }
+    }
+}
+
+/// A sandbox that is to be started, from [`Program::sandbox`].
+///
+/// pause gets a session of its own, `/` as its working directory, /dev/null as standard input and
+/// output, and no descriptor above 2. It can gain no privileges (PR_SET_NO_NEW_PRIVS).
+///
+/// ```
+/// use podpause::{Namespace, Program};
+///
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let program = Program::new()?;
+/// // A network namespace that exists already, as CNI makes one, with the user namespace that owns it.
+/// let first = program.sandbox().new_namespaces([Namespace::User, Namespace::Net]).spawn()?;
+/// let sandbox = program
+///     .sandbox()
+///     .join(Namespace::User, first.namespace(Namespace::User)?)
+///     .join_path(Namespace::Net, format!("/proc/{}/ns/net", first.pid()))
+///     .new_namespaces([Namespace::Pid, Namespace::Ipc, Namespace::Uts, Namespace::Mount])
+///     .host_name("pod-1")
+///     .stderr(std::io::stderr().as_fd().try_clone_to_owned()?)
+///     .kill_with_parent()
+///     .spawn()?;
+/// # use std::os::fd::AsFd;
+/// # drop(sandbox);
+/// # Ok(())
+/// # }
+/// # // Where no sandbox can be made, there is none to show.
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// #     match example() {
+/// #         Err(error) if error.is::<podpause::Error>() => Ok(eprintln!("{error}")),
+/// #         result => result,
+/// #     }
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing starts before `spawn`"]
+pub struct SandboxBuilder<'a> {
+    program: &'a Program,
+    new: Vec<Namespace>,
+    joined: Vec<(Namespace, Existing)>,
+    uids: Vec<ids::Line>,
+    gids: Vec<ids::Line>,
+    user: Option<(u32, u32)>,
+    host_name: Option<Vec<u8>>,
+    cgroup: Option<PathBuf>,
+    root: Option<PathBuf>,
+    stderr: Option<OwnedFd>,
+    dies_with_parent: bool,
+}
+
+impl SandboxBuilder<'_> {
+    /// Makes new namespaces of these kinds.
+    ///
+    /// An ordinary user needs [`Namespace::User`] among them. With [`Namespace::Pid`], pause is PID 1.
+    /// With [`Namespace::Mount`], mounts of the sandbox do not propagate out of it.
+    pub fn new_namespaces(mut self, kinds: impl IntoIterator<Item = Namespace>) -> Self {
+        self.new.extend(kinds);
+        self
+    }
+
+    /// Joins an existing namespace of this kind: an open `/proc/PID/ns/KIND`, or a file on which one is
+    /// mounted.
+    ///
+    /// In an existing PID namespace, pause is not PID 1, and is a child subreaper there.
+    pub fn join(mut self, kind: Namespace, namespace: impl Into<OwnedFd>) -> Self {
+        self.joined.push((kind, Existing::Descriptor(namespace.into())));
+        self
+    }
+
+    /// Joins an existing namespace of this kind by its path, such as `/run/netns/NAME`, which is opened
+    /// by [`spawn`](Self::spawn).
+    pub fn join_path(mut self, kind: Namespace, path: impl Into<PathBuf>) -> Self {
+        self.joined.push((kind, Existing::Path(path.into())));
+        self
+    }
+
+    /// Maps `count` user ids of the new user namespace, from `inside` on, to those of the caller's from
+    /// `outside` on. There may be several such ranges. Without any, 0 is the caller.
+    ///
+    /// An ordinary user can map the own id alone, or what newuidmap(1) allows, which is run for that.
+    pub fn map_uids(mut self, inside: u32, outside: u32, count: u32) -> Self {
+        self.uids.push([inside, outside, count]);
+        self
+    }
+
+    /// The same for group ids, with newgidmap(1).
+    pub fn map_gids(mut self, inside: u32, outside: u32, count: u32) -> Self {
+        self.gids.push([inside, outside, count]);
+        self
+    }
+
+    /// The user and the group of pause, as its user namespace has them.
+    ///
+    /// Without this, both are 65535; or 0, where a user namespace does not map that; or those of the
+    /// caller, if it may not change them. pause has no other groups, where that can be had.
+    pub fn user(mut self, uid: u32, gid: u32) -> Self {
+        self.user = Some((uid, gid));
+        self
+    }
+
+    /// The host name, in bytes no longer than 64, for a new UTS namespace.
+    pub fn host_name(mut self, name: impl AsRef<[u8]>) -> Self {
+        self.host_name = Some(name.as_ref().into());
+        self
+    }
+
+    /// Starts pause in this folder of cgroup v2, to which nothing else is ever charged for it.
+    /// CLONE_INTO_CGROUP in clone3(2), since Linux 5.7
+    pub fn cgroup(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cgroup = Some(folder.into());
+        self
+    }
+
+    /// Makes this folder the root of the new mount namespace, in which nothing else is mounted then but
+    /// what is mounted below it. It can be empty. pivot_root(2)
+    pub fn root(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.root = Some(folder.into());
+        self
+    }
+
+    /// Where pause writes its messages, one of 18 bytes as it is ended. Without this, to /dev/null.
+    pub fn stderr(mut self, file: impl Into<OwnedFd>) -> Self {
+        self.stderr = Some(file.into());
+        self
+    }
+
+    /// Has the kernel kill pause when the thread that calls [`spawn`](Self::spawn) ends: note that it
+    /// is the thread, and not the process. PR_SET_PDEATHSIG(2const)
+    pub fn kill_with_parent(mut self) -> Self {
+        self.dies_with_parent = true;
+        self
+    }
+
+    /// Starts pause, and returns when it holds: it reaps, it takes signals, and nothing of the caller
+    /// is open in it any more.
+    ///
+    /// It can be called by several threads at once. It waits as long as it takes: in a frozen cgroup,
+    /// until that is thawed.
+    ///
+    /// # Errors
+    ///
+    /// An [`Error`] says which step failed, and what to do. No process is left then. What a process
+    /// whose namespaces these are can do about it is named where it is known: no rights for user
+    /// namespaces, `user.max_*_namespaces` reached, a kind that the kernel lacks, a map that is not
+    /// allowed, a cgroup that takes no process, a joined namespace of the wrong kind.
+    pub fn spawn(self) -> Result<Sandbox, Error> {
+        self.check()?;
+        let Self {
+            program, new, joined, uids, gids, user, host_name, cgroup, root, stderr, ..
+        } = self;
+        let joins = |kind| joined.iter().any(|(other, _)| *other == kind);
+        let joins_user = joins(Namespace::User);
+        let request = Request {
+            new: &new,
+            joins_pid: joins(Namespace::Pid),
+            cgroup: cgroup.as_deref(),
+            root: root.as_deref(),
+        };
+        let flags = |kinds: &[Namespace]| kinds.iter().fold(0, |flags, kind| flags | kind.flag());
+        let joined = open_all(joined)?;
+        let null = open(Path::new("/dev/null"), true)?;
+        let stderr = stderr.map(above_stdio).transpose();
+        let stderr =
+            stderr.map_err(|error| Error::new("duplicate a descriptor for stderr", error))?;
+        let cgroup = request.cgroup.map(open_cgroup).transpose()?;
+        let root_path = request.root.map(|path| CString::new(path.as_os_str().as_bytes()));
+        let root_path = root_path.transpose().map_err(|error| {
+            Error::new("make a folder the root of the sandbox", io::Error::from(error))
+        })?;
+        let parent = self.dies_with_parent.then(|| pidfd_open(getpid(), PidfdFlags::empty()));
+        let prepare = |error: io::Error| Error::new("prepare the child", error);
+        let parent = parent.transpose().map_err(|error| prepare(error.into()))?;
+        let (ours, theirs) = channel().map_err(|error| prepare(error.into()))?;
+        let ours = above_stdio(ours).map_err(prepare)?;
+        let theirs = above_stdio(theirs).map_err(prepare)?;
+
+        let makes_user = new.contains(&Namespace::User);
+        let needs_helper = request.joins_pid || joins_user || makes_user && !joined.is_empty();
+        let plan = Plan {
+            program: program.0.as_ref().map(AsFd::as_fd),
+            channel: theirs.as_fd(),
+            parents_end: ours.as_raw_fd(),
+            null: null.as_fd(),
+            stderr: stderr.as_ref().unwrap_or(&null).as_fd(),
+            joined: &joined,
+            new: flags(&new),
+            cgroup: cgroup.as_ref().map(AsFd::as_fd),
+            needs_helper,
+            waits: makes_user || needs_helper,
+            host_name: host_name.as_deref(),
+            root: root_path.as_deref(),
+            user,
+            parent: parent.as_ref().map(AsFd::as_fd),
+        };
+        let first = start(&plan).map_err(|error| request.cannot_clone(error))?;
+        let waits = plan.waits;
+        drop(theirs);
+
+        let (child, mut pipe) = listen(&request, ours.as_fd(), first, needs_helper)?;
+        if makes_user {
+            ids::write_maps(child.pid, &uids, &gids)?;
+        }
+        if waits {
+            rustix::io::write(&ours, b"!").map_err(|error| prepare(error.into()))?;
+        }
+        drop(ours);
+        let mut failure = [0; message::LENGTH];
+        match pipe.read(&mut failure).map_err(|error| Error::new("wait for pause", error))? {
+            0 if child.is_ending() => Err(ended(child)),
+            0 => {
+                let kinds: Vec<_> = joined.iter().map(|(kind, _)| *kind).collect();
+                Ok(Sandbox { child, namespaces: flags(&new) | flags(&kinds) })
+            }
+            _ => Err(failed(&request, Failure::from_bytes(failure))),
+        }
+    }
+
+    /// Refuses what makes no sense, before anything is started.
+    fn check(&self) -> Result<(), Error> {
+        let joined = self.joined.iter().map(|(kind, _)| *kind);
+        let mut seen = Vec::new();
+        for kind in self.new.iter().copied().chain(joined) {
+            if seen.contains(&kind) {
+                let what = format!("the {} namespace", kind.name());
+                return Err(Error::invalid(what, "it can be new or joined, and once only"));
+            }
+            seen.push(kind);
+        }
+        let needs = |is_given: bool, what: &str, kind: Namespace| match is_given
+            && !self.new.contains(&kind)
+        {
+            true => {
+                Err(Error::invalid(what, format!("it needs a new namespace, Namespace::{kind:?}")))
+            }
+            false => Ok(()),
+        };
+        let maps = !self.uids.is_empty() || !self.gids.is_empty();
+        needs(maps, "maps of user or group ids", Namespace::User)?;
+        needs(self.host_name.is_some(), "a host name", Namespace::Uts)?;
+        needs(self.root.is_some(), "a root", Namespace::Mount)
+    }
+}
+
+/// Clones the first child.
+fn start(plan: &Plan<'_>) -> io::Result<Child> {
+    let _blocked = AllSignalsBlocked::new();
+    if plan.shares_memory() {
+        // SAFETY: the function makes system calls only, and never returns.
+        let (pid, pidfd) = unsafe { vfork(plan.new, child::become_pause_at, plan) }?;
+        return Ok(Child::new(pid, pidfd));
+    }
+    let (flags, cgroup) = if plan.needs_helper { (0, None) } else { (plan.new, plan.cgroup) };
+    // SAFETY: both functions of the child make system calls only, and never return.
+    match unsafe { clone3(flags, cgroup) }? {
+        Cloned::Child if plan.needs_helper => child::help(plan),
+        Cloned::Child => child::become_pause(plan),
+        Cloned::Parent(pid, pidfd) => Ok(Child::new(pid, pidfd)),
+    }
+}
+
+/// Waits until pause is cloned, and for its pipe.
+fn listen(
+    request: &Request<'_>,
+    channel: BorrowedFd<'_>,
+    first: Child,
+    is_helper: bool,
+) -> Result<(Child, File), Error> {
+    let (mut child, mut is_pause, mut pipe) = (first, !is_helper, None);
+    loop {
+        if is_pause && let Some(pipe) = pipe.take() {
+            return Ok((child, pipe));
+        }
+        match receive(channel, child.pidfd.as_fd()) {
+            // The helper, which ends with this message, is reaped as it is replaced.
+            Ok(Some(Message::Cloned(pid, pidfd))) => {
+                (child, is_pause) = (Child::new(pid, pidfd), true);
+            }
+            Ok(Some(Message::Pipe(file))) => pipe = Some(File::from(file)),
+            Ok(Some(Message::Failed(failure))) => return Err(failed(request, failure)),
+            Ok(None) => return Err(ended(child)),
+            Err(error) => return Err(Error::new("hear of the child", error)),
+        }
+    }
+}
+
+fn failed(request: &Request<'_>, failure: Failure) -> Error {
+    request.failed(Step::from_number(failure.step), failure.errno.into())
+}
+
+/// The error for a child that has ended by itself.
+fn ended(mut child: Child) -> Error {
+    let end = match child.wait() {
+        Ok(status) => io::Error::other(format!("it ended at once: {status}")),
+        Err(error) => error,
+    };
+    Error::new("start pause", end)
+}
+
+fn open(path: &Path, is_writable: bool) -> Result<OwnedFd, Error> {
+    let file = File::options().read(true).write(is_writable).open(path);
+    let file = file.and_then(|file| above_stdio(file.into()));
+    file.map_err(|error| Error::new(format!("open {}", path.display()), error))
+}
+
+fn open_cgroup(path: &Path) -> Result<OwnedFd, Error> {
+    let folder = open(path, false)?;
+    match rustix::fs::fstatfs(&folder) {
+        // CGROUP2_SUPER_MAGIC in Linux include/uapi/linux/magic.h. The type of the field differs.
+        Ok(system) if system.f_type == 0x6367_7270 => Ok(folder),
+        _ => {
+            let what = format!("use the cgroup {}", path.display());
+            Err(Error::invalid(what, "it is no folder of cgroup v2"))
+        }
+    }
+}
+
+fn open_all(joined: Vec<(Namespace, Existing)>) -> Result<Vec<(Namespace, OwnedFd)>, Error> {
+    let opened = joined.into_iter().map(|(kind, existing)| {
+        let what = match &existing {
+            Existing::Path(path) => {
+                format!("join the {} namespace {}", kind.name(), path.display())
+            }
+            Existing::Descriptor(_) => format!("join the {} namespace", kind.name()),
+        };
+        let file = existing.open().and_then(above_stdio);
+        let file = file.map_err(|error| Error::new(what.clone(), error))?;
+        kind.check(file.as_fd()).map_err(|why| Error::invalid(what, why))?;
+        Ok((kind, file))
+    });
+    opened.collect()
+}
+
+/// The same file at a number above 2: those below are replaced in the child. A caller that has closed
+/// its standard streams gets such numbers.
+fn above_stdio(file: OwnedFd) -> io::Result<OwnedFd> {
+    match file.as_raw_fd() {
+        0..=2 => Ok(fcntl_dupfd_cloexec(&file, 3)?),
+        _ => Ok(file),
+    }
+}
+
+/// pause, and the namespaces that it holds.
+///
+/// **On drop, pause is killed and reaped**, and with it, if it is PID 1, all that is in its PID
+/// namespace. A sandbox that shall outlive this object, or this process, is given up by
+/// [`into_pidfd`](Self::into_pidfd). PID 1 cannot be reaped before every process in its namespace is:
+/// where children of this process are among them, such as a [`Container`], reap those first. Drop waits
+/// for a second at most, and then leaves a process that is killed and not reaped.
+#[derive(Debug)]
+pub struct Sandbox {
+    child: Child,
+    /// Flags of those that it has, unlike the caller.
+    namespaces: u32,
+}
+
+impl Sandbox {
+    /// Takes over a sandbox that was given up by [`into_pidfd`](Self::into_pidfd), also in another
+    /// process: in a runtime that was executed anew, or one that was started after the end of the first.
+    ///
+    /// Its namespaces are taken to be those that differ from the caller's. Where the caller is not the
+    /// parent, [`wait`](Self::wait) waits, and cannot tell the status.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] if it is no pidfd, [`ErrorKind::NotFound`] if pause has ended, and
+    /// those of reading /proc, which is needed.
+    pub fn from_pidfd(pidfd: OwnedFd) -> io::Result<Self> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        let pid: i32 = pid.ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no pidfd"))?;
+        let ended = || io::Error::new(ErrorKind::NotFound, "pause has ended");
+        if pid <= 0 {
+            return Err(ended());
+        }
+        let mut namespaces = 0;
+        for kind in Namespace::ALL.into_iter().filter(|kind| !kind.is_missing()) {
+            let link = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{}", kind.name()));
+            if link(&pid.to_string())? != link("self")? {
+                namespaces |= kind.flag();
+            }
+        }
+        // A guard from here on only: an error above must not kill it.
+        let sandbox = Self { child: Child::new(pid, pidfd), namespaces };
+        match sandbox.child.has_ended() {
+            true => Err(ended()),
+            false => Ok(sandbox),
+        }
+    }
+
+    /// The process id of pause, in the PID namespace of the caller.
+    pub fn pid(&self) -> u32 {
+        self.child.pid as u32
+    }
+
+    /// The pidfd of pause: for setns(2), for signals, and to wait for its end by poll(2). It is closed
+    /// on exec.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd.as_fd()
+    }
+
+    /// Opens the namespace of this kind that pause is in. It is closed on exec.
+    ///
+    /// # Errors
+    ///
+    /// Those of open(2) on `/proc/PID/ns/KIND`; [`ErrorKind::NotFound`] where pause has ended.
+    pub fn namespace(&self, kind: Namespace) -> io::Result<OwnedFd> {
+        let file = File::open(format!("/proc/{}/ns/{}", self.child.pid, kind.name()))?;
+        // The id may be another's by now, unless pause still lives.
+        match self.child.has_ended() {
+            true => Err(io::Error::new(ErrorKind::NotFound, "pause has ended")),
+            false => Ok(file.into()),
+        }
+    }
+
+    /// Mounts the namespace of this kind on a new file, which keeps it alive after pause is gone, and
+    /// which others can join by its path. To undo it, unmount the file and remove it. mount(2),
+    /// MS_BIND
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::AlreadyExists`] if the file exists. Otherwise those of mount(2), which needs
+    /// CAP_SYS_ADMIN; for a mount namespace, the file must be on a mount with private propagation. The
+    /// file is removed again.
+    pub fn pin(&self, kind: Namespace, path: impl AsRef<Path>) -> io::Result<()> {
+        let path = path.as_ref();
+        let explain = |error: io::Error| {
+            let text = format!("pin the {} namespace at {}: {error}", kind.name(), path.display());
+            io::Error::new(error.kind(), text)
+        };
+        let namespace = self.namespace(kind)?;
+        File::options().write(true).create_new(true).open(path).map_err(explain)?;
+        let source = format!("/proc/self/fd/{}", namespace.as_raw_fd());
+        rustix::mount::mount_bind(source, path).map_err(|error| {
+            let _ = fs::remove_file(path);
+            explain(error.into())
+        })
+    }
+
+    /// Starts a command in the namespaces of the sandbox, as a child of the caller.
+    ///
+    /// Standard streams, arguments, environment and working directory are as the command has them. Where
+    /// the sandbox has a mount namespace, programs are looked for there, and the working directory is
+    /// `/`. Where it has a user namespace, the command runs as root of it, if that maps root. It gets a
+    /// copy of the caller's other credentials, cgroups and limits: this is enough for helpers and for
+    /// tests, and less than a container.
+    ///
+    /// # Errors
+    ///
+    /// That of the exec, as `Command::spawn` has it, or one that names the sandbox if it cannot be
+    /// entered. No process is left then.
+    ///
+    /// ```
+    /// # use podpause::{Namespace, Program};
+    /// use std::process::{Command, Stdio};
+    ///
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let program = Program::new()?;
+    /// let kinds = [Namespace::User, Namespace::Uts, Namespace::Pid];
+    /// let mut sandbox = program.sandbox().new_namespaces(kinds).host_name("pod-1").spawn()?;
+    /// let mut command = Command::new("uname");
+    /// command.arg("-n").stdout(Stdio::piped());
+    /// let mut container = sandbox.start(command)?;
+    /// let said = std::io::read_to_string(container.stdout.take().unwrap())?;
+    /// assert_eq!(said, "pod-1\n");
+    /// assert!(container.wait()?.success());
+    /// sandbox.terminate()?;
+    /// # Ok(())
+    /// # }
+    /// # // Where no sandbox can be made, there is none to show.
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// #     match example() {
+    /// #         Err(error) if error.is::<podpause::Error>() => Ok(eprintln!("{error}")),
+    /// #         result => result,
+    /// #     }
+    /// # }
+    /// ```
+    pub fn start(&self, mut command: Command) -> io::Result<Container> {
+        let (ours, theirs) = channel()?;
+        let pidfd = self.child.pidfd.try_clone()?;
+        let flags = self.namespaces;
+        // SAFETY: the function makes system calls only. It returns in the container, which goes on to
+        // the exec as the child of std would.
+        unsafe { command.pre_exec(move || child::enter(&theirs, &pidfd, flags)) };
+        // std's child ends as soon as it has cloned the container.
+        let spawned = command.spawn().and_then(|mut helper| {
+            let streams = (helper.stdin.take(), helper.stdout.take(), helper.stderr.take());
+            helper.wait()?;
+            Ok(streams)
+        });
+        let entered = match receive_now(ours.as_fd())? {
+            Some(Message::Cloned(pid, pidfd)) => Ok(Child::new(pid, pidfd)),
+            Some(Message::Failed(failure)) => {
+                let error = io::Error::from(failure.errno);
+                let text = format!("enter the sandbox of process {}: {error}", self.child.pid);
+                Err(io::Error::new(error.kind(), text))
+            }
+            _ => Err(io::Error::other(String::from("a helper has ended too early"))),
+        };
+        match (spawned, entered) {
+            (Ok((stdin, stdout, stderr)), Ok(child)) => {
+                Ok(Container { stdin, stdout, stderr, child })
+            }
+            // If there is a child, its exec has failed, and it has ended or is about to.
+            (Err(error), Ok(_)) => Err(error),
+            (_, Err(error)) => Err(error),
+        }
+    }
+
+    /// Ends pause by SIGTERM, and reaps it. Its exit status is 0.
+    ///
+    /// If it is PID 1, the kernel kills all that is left in its PID namespace, and pause is gone only
+    /// after all of that is reaped: containers that are children of this process have to be reaped
+    /// first, or by another thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait`](Self::wait).
+    pub fn terminate(&mut self) -> io::Result<ExitStatus> {
+        self.child.send(Signal::TERM)?;
+        self.child.wait()
+    }
+
+    /// Kills pause, and with it all that is in its PID namespace if it is PID 1. It is still to be
+    /// waited for. It is no error if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// Those of pidfd_send_signal(2).
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.child.send(Signal::KILL)
+    }
+
+    /// Waits for the end of pause, and reaps it. Later calls return the same status.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`], once it has ended, where it is not for the caller to reap: another
+    /// thread waits for any child, this process ignores SIGCHLD, or it is not the parent.
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
+    }
+
+    /// Gives up the sandbox, which goes on: it is neither killed nor reaped by this library any more.
+    /// Returns the pidfd of pause.
+    ///
+    /// The process that started it still has to reap it, unless that ends before it.
+    ///
+    /// ```
+    /// # use podpause::{Namespace, Program};
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let program = Program::new()?;
+    /// let sandbox = program.sandbox().new_namespaces([Namespace::User, Namespace::Net]).spawn()?;
+    /// let pidfd = sandbox.into_pidfd();
+    /// // It is there still, for whoever has the pidfd.
+    /// let mut sandbox = podpause::Sandbox::from_pidfd(pidfd)?;
+    /// sandbox.terminate()?;
+    /// # Ok(())
+    /// # }
+    /// # // Where no sandbox can be made, there is none to show.
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// #     match example() {
+    /// #         Err(error) if error.is::<podpause::Error>() => Ok(eprintln!("{error}")),
+    /// #         result => result,
+    /// #     }
+    /// # }
+    /// ```
+    pub fn into_pidfd(self) -> OwnedFd {
+        self.child.into_pidfd()
+    }
+}
+
+/// A command that runs in a sandbox, from [`Sandbox::start`], as a child of the caller.
+///
+/// On drop, it is killed and reaped.
+#[derive(Debug)]
+pub struct Container {
+    /// The other end of its standard input, if that is a pipe.
+    pub stdin: Option<ChildStdin>,
+    /// The other end of its standard output, if that is a pipe.
+    pub stdout: Option<ChildStdout>,
+    /// The other end of its standard error, if that is a pipe.
+    pub stderr: Option<ChildStderr>,
+    child: Child,
+}
+
+impl Container {
+    /// Its process id, in the PID namespace of the caller.
+    pub fn pid(&self) -> u32 {
+        self.child.pid as u32
+    }
+
+    /// Its pidfd, which is closed on exec.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.child.pidfd.as_fd()
+    }
+
+    /// Kills it. It is still to be waited for. It is no error if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// Those of pidfd_send_signal(2).
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.child.send(Signal::KILL)
+    }
+
+    /// Closes its standard input, waits for its end, and reaps it. Later calls return the same status.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::wait`].
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
+        drop(self.stdin.take());
+        self.child.wait()
+    }
+}

@@ -1,0 +1,318 @@
+//! What happens in the child, between clone3(2) and pause: system calls, and nothing else.
+//!
+//! The child shares the memory of a process that may have threads, or has a copy of it, so nothing here
+//! allocates, takes a lock, or drops or changes what its parent owns.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_setfd, retry_on_intr};
+use rustix::mount::{MountPropagationFlags, UnmountFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Gid, Signal, Uid, chdir, pivot_root, set_parent_process_death_signal, setsid,
+};
+use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use super::clone::{Cloned, clone3, exit};
+use super::message::{Failure, send, send_failure};
+use super::namespace::Namespace;
+
+/// The user and the group that pause runs as, where nothing else is asked for and it can be.
+pub(super) const NOBODY: u32 = 65_535;
+
+/// All that the child needs. It is made before the clone.
+pub(super) struct Plan<'a> {
+    /// What it executes. If nothing, it becomes pause without that.
+    pub(super) program: Option<BorrowedFd<'a>>,
+    /// Its end of the socket, and the other, which it closes.
+    pub(super) channel: BorrowedFd<'a>,
+    pub(super) parents_end: RawFd,
+    pub(super) null: BorrowedFd<'a>,
+    pub(super) stderr: BorrowedFd<'a>,
+    pub(super) joined: &'a [(Namespace, OwnedFd)],
+    /// Flags of the new namespaces.
+    pub(super) new: u32,
+    pub(super) cgroup: Option<BorrowedFd<'a>>,
+    /// Whether another process is to join the namespaces, and to clone this one.
+    pub(super) needs_helper: bool,
+    /// Whether it waits for a message before it goes on.
+    pub(super) waits: bool,
+    pub(super) host_name: Option<&'a [u8]>,
+    pub(super) root: Option<&'a CStr>,
+    pub(super) user: Option<(u32, u32)>,
+    /// The pidfd of the process whose end is to end it.
+    pub(super) parent: Option<BorrowedFd<'a>>,
+}
+
+impl Plan<'_> {
+    /// Whether the child can share the memory of its parent, who then waits for its exec.
+    ///
+    /// It cannot if it executes nothing, if the parent has to do something meanwhile, or if it has to be
+    /// cloned by clone3(2), for which there is no function that gives the child a stack. setns(2) to a
+    /// time namespace wants memory of its own.
+    pub(super) fn shares_memory(&self) -> bool {
+        let has_time = self.new & Namespace::Time.flag() != 0
+            || self.joined.iter().any(|(kind, _)| *kind == Namespace::Time);
+        self.program.is_some() && self.cgroup.is_none() && !self.waits && !has_time
+    }
+}
+
+/// What the child does, for the parent to say what has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Start,
+    Join(Namespace),
+    Clone,
+    Stdio,
+    Mounts,
+    Root,
+    HostName,
+    User,
+    ParentDeath,
+    Execute,
+}
+
+impl Step {
+    const PLAIN: [Self; 9] = [
+        Self::Start,
+        Self::Clone,
+        Self::Stdio,
+        Self::Mounts,
+        Self::Root,
+        Self::HostName,
+        Self::User,
+        Self::ParentDeath,
+        Self::Execute,
+    ];
+
+    /// The number that stands for it in a message.
+    fn number(self) -> i32 {
+        let index = match self {
+            Self::Join(kind) => Namespace::ALL.iter().position(|other| *other == kind),
+            _ => Self::PLAIN.iter().position(|other| *other == self),
+        };
+        let index = index.unwrap_or_default() as i32;
+        if matches!(self, Self::Join(_)) { -1 - index } else { index }
+    }
+
+    pub(super) fn from_number(number: i32) -> Self {
+        if number < 0 {
+            Self::Join(Namespace::ALL[(-1 - number) as usize % Namespace::ALL.len()])
+        } else {
+            Self::PLAIN[number as usize % Self::PLAIN.len()]
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, Failure>;
+
+trait At<T> {
+    /// Says at which step an error happened.
+    fn at(self, step: Step) -> Result<T>;
+}
+
+impl<T> At<T> for rustix::io::Result<T> {
+    fn at(self, step: Step) -> Result<T> {
+        self.map_err(|errno| Failure { step: step.number(), errno })
+    }
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, step: Step) -> Result<T> {
+        self.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)).at(step)
+    }
+}
+
+/// Joins existing namespaces, and clones pause into them: the new process is a child of the caller's
+/// parent.
+///
+/// This is for a PID namespace, which only children to come are in, and for a user namespace, in which
+/// the new namespaces are to be made, or in which the rights are gone that are needed to join others.
+pub(super) fn help(plan: &Plan<'_>) -> ! {
+    let result = join(plan.joined).and_then(|()| {
+        let flags = plan.new | libc::CLONE_PARENT as u32;
+        // SAFETY: this process makes system calls only, as `become_pause` does.
+        match unsafe { clone3(flags, plan.cgroup) }.at(Step::Clone)? {
+            Cloned::Child => become_pause(plan),
+            Cloned::Parent(pid, pidfd) => send(plan.channel, Some(pid), &pidfd).at(Step::Start),
+        }
+    });
+    if let Err(failure) = result {
+        send_failure(plan.channel, failure);
+    }
+    exit(0)
+}
+
+/// Joins these namespaces.
+///
+/// Some need the rights that the caller has outside, and others those that the owner of the user
+/// namespace has inside: so those that can be joined at once come first, then the user namespace, and
+/// then the rest.
+fn join(namespaces: &[(Namespace, OwnedFd)]) -> Result<()> {
+    let setns = |kind: Namespace, file: &OwnedFd| {
+        rustix::thread::move_into_link_name_space(file.as_fd(), None).at(Step::Join(kind))
+    };
+    // One bit for each that is to be joined later.
+    let mut later = 0_u32;
+    for (index, (kind, file)) in namespaces.iter().enumerate() {
+        let is_later = *kind == Namespace::User || setns(*kind, file).is_err();
+        later |= u32::from(is_later) << index;
+    }
+    let left = || namespaces.iter().enumerate().filter(|(index, _)| later & (1 << index) != 0);
+    for user in [true, false] {
+        for (_, (kind, file)) in left().filter(|(_, (kind, _))| (*kind == Namespace::User) == user)
+        {
+            setns(*kind, file)?;
+        }
+    }
+    Ok(())
+}
+
+/// As [`become_pause`], for a child that shares the memory.
+pub(super) extern "C" fn become_pause_at(plan: *mut c_void) -> c_int {
+    // SAFETY: `vfork` hands on a reference to a plan, which outlives this use of it.
+    become_pause(unsafe { &*plan.cast::<Plan<'_>>() })
+}
+
+/// Prepares the sandbox from within, as its first process, and becomes pause.
+pub(super) fn become_pause(plan: &Plan<'_>) -> ! {
+    // SAFETY: the descriptor is this process's copy, which nothing here uses.
+    unsafe { libc::close(plan.parents_end) };
+    let pipe = match open_pipe(plan) {
+        Ok(pipe) => pipe,
+        Err(failure) => {
+            send_failure(plan.channel, failure);
+            exit(1)
+        }
+    };
+    let result: Result<()> = prepare(plan, &pipe).and_then(|()| match plan.program {
+        Some(program) => Err(crate::exec(program)).at(Step::Execute),
+        // SAFETY: this is the child of a clone, with this one thread, and nothing else runs in it.
+        None => unsafe { crate::run() },
+    });
+    if let Err(failure) = result {
+        // pause itself writes nothing to the pipe.
+        let _ = rustix::io::write(&pipe, &failure.to_bytes());
+    }
+    exit(1)
+}
+
+/// A pipe of which nobody else has the end for writing: this process makes it, and no other thread
+/// can fork meanwhile. So its end means one thing only.
+fn open_pipe(plan: &Plan<'_>) -> Result<OwnedFd> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).at(Step::Start)?;
+    send(plan.channel, None, &reader).at(Step::Start)?;
+    // 0, 1 and 2 are replaced later.
+    let writer = fcntl_dupfd_cloexec(&writer, 3).at(Step::Start)?;
+    if plan.waits {
+        let mut byte = [0_u8; 1];
+        match retry_on_intr(|| rustix::io::read(plan.channel, &mut byte)) {
+            Ok(1..) => {}
+            // The parent has given up, or has died.
+            _ => exit(1),
+        }
+    }
+    Ok(writer)
+}
+
+fn prepare(plan: &Plan<'_>, pipe: &OwnedFd) -> Result<()> {
+    if !plan.needs_helper {
+        join(plan.joined)?;
+    }
+    // A terminal's Ctrl-C is not for a sandbox.
+    setsid().at(Step::Start)?;
+    rustix::stdio::dup2_stdin(plan.null).at(Step::Stdio)?;
+    rustix::stdio::dup2_stdout(plan.null).at(Step::Stdio)?;
+    rustix::stdio::dup2_stderr(plan.stderr).at(Step::Stdio)?;
+    if plan.new & Namespace::Mount.flag() != 0 {
+        // What is mounted in the sandbox shall not show up outside.
+        let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+        rustix::mount::mount_change(c"/", slave).at(Step::Mounts)?;
+    }
+    if let Some(root) = plan.root {
+        enter_root(root).at(Step::Root)?;
+    }
+    chdir(c"/").at(Step::Root)?;
+    if let Some(name) = plan.host_name {
+        rustix::system::sethostname(name).at(Step::HostName)?;
+    }
+    set_no_new_privs(true).at(Step::User)?;
+    become_user(plan.user).at(Step::User)?;
+    if let Some(parent) = plan.parent {
+        // A change of user would make the kernel forget it.
+        set_parent_process_death_signal(Some(Signal::KILL)).at(Step::ParentDeath)?;
+        let mut files = [PollFd::from_borrowed_fd(parent, PollFlags::IN)];
+        let now = Timespec::default();
+        if retry_on_intr(|| poll(&mut files, Some(&now))).at(Step::ParentDeath)? > 0 {
+            exit(1)
+        }
+    }
+    // The exec does not close it, and pause does.
+    fcntl_setfd(pipe, FdFlags::empty()).at(Step::Start)
+}
+
+/// Makes this folder the root, and leaves nothing else mounted. pivot_root(2), "pivot_root(".", ".")"
+fn enter_root(root: &CStr) -> rustix::io::Result<()> {
+    rustix::mount::mount_bind_recursive(root, root)?;
+    chdir(root)?;
+    pivot_root(c".", c".")?;
+    rustix::mount::unmount(c".", UnmountFlags::DETACH)
+}
+
+/// Becomes this user and group, with no other groups. If none is given, it becomes nobody, or root of
+/// the user namespace, or stays what it is where it may not change that.
+fn become_user(user: Option<(u32, u32)>) -> rustix::io::Result<()> {
+    // An ordinary user may not drop groups, nor may anybody where /proc/PID/setgroups is `deny`.
+    match set_thread_groups(&[]) {
+        Ok(()) | Err(Errno::PERM) => {}
+        Err(error) => return Err(error),
+    }
+    let become_one = |(uid, gid): (u32, u32)| {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)
+    };
+    match user {
+        Some(user) => become_one(user),
+        None => match become_one((NOBODY, NOBODY)) {
+            // The user namespace does not map it.
+            Err(Errno::INVAL) => become_one((0, 0)),
+            Err(Errno::PERM) => Ok(()),
+            result => result,
+        },
+    }
+}
+
+/// Joins a sandbox, and clones the container that its caller goes on to execute: it returns in the
+/// container only. This is for a child behind fork(2).
+pub(super) fn enter(channel: &OwnedFd, sandbox: &OwnedFd, flags: u32) -> io::Result<()> {
+    let fail = |errno: Errno| {
+        send_failure(channel.as_fd(), Failure { step: Step::Start.number(), errno });
+        io::Error::from(errno)
+    };
+    let kinds = rustix::thread::ThreadNameSpaceType::from_bits_retain(flags);
+    rustix::thread::move_into_thread_name_spaces(sandbox.as_fd(), kinds).map_err(fail)?;
+    if flags & Namespace::User.flag() != 0 {
+        // The user that the caller is need not be there.
+        match become_user(Some((0, 0))) {
+            Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
+            Err(error) => return Err(fail(error)),
+        }
+    }
+    // SAFETY: the caller is the child of a fork, which makes system calls only.
+    match unsafe { clone3(libc::CLONE_PARENT as u32, None) } {
+        Err(error) => Err(fail(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
+        Ok(Cloned::Child) => Ok(()),
+        Ok(Cloned::Parent(pid, pidfd)) => {
+            if send(channel.as_fd(), Some(pid), &pidfd).is_err() {
+                // Nobody would know of it.
+                let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+            }
+            let _ = pidfd.into_raw_fd();
+            exit(0)
+        }
+    }
+}

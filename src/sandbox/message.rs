@@ -1,0 +1,120 @@
+//! What a child tells its parent before it executes anything, over a socket.
+//!
+//! Others may hold copies of both ends of the socket: a process that another thread forks meanwhile.
+//! So the end of the socket means nothing here; the end of the child shows in its pidfd.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+/// Two connected sockets that keep messages apart. Both are closed on exec.
+pub(super) fn channel() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+/// What a child says.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// It has cloned this process, which is a child of the receiver.
+    Cloned(i32, OwnedFd),
+    /// From here on, it speaks by this pipe, whose other end nobody but the child has.
+    Pipe(OwnedFd),
+    /// This failed, and it ends.
+    Failed(Failure),
+}
+
+/// A step of a child that failed, by the number that stands for it, and why.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failure {
+    pub(super) step: i32,
+    pub(super) errno: Errno,
+}
+
+/// How long a message is: two integers.
+pub(super) const LENGTH: usize = 8;
+
+impl Failure {
+    pub(super) fn to_bytes(self) -> [u8; LENGTH] {
+        to_bytes([self.step, self.errno.raw_os_error()])
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; LENGTH]) -> Self {
+        let [step, errno] = from_bytes(bytes);
+        Self { step, errno: Errno::from_raw_os_error(errno) }
+    }
+}
+
+fn to_bytes(numbers: [i32; 2]) -> [u8; LENGTH] {
+    let [[a, b, c, d], [e, f, g, h]] = numbers.map(i32::to_ne_bytes);
+    [a, b, c, d, e, f, g, h]
+}
+
+fn from_bytes([a, b, c, d, e, f, g, h]: [u8; LENGTH]) -> [i32; 2] {
+    [[a, b, c, d], [e, f, g, h]].map(i32::from_ne_bytes)
+}
+
+/// For [`Message::Pipe`], in the place of a process id.
+const PIPE: i32 = 0;
+
+/// Sends a pipe, or a pidfd with its process id. It allocates nothing.
+pub(super) fn send(channel: BorrowedFd<'_>, pid: Option<i32>, file: &OwnedFd) -> Result<(), Errno> {
+    let files = [file.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&files));
+    let bytes = to_bytes([pid.unwrap_or(PIPE), 0]);
+    sendmsg(channel, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// Sends the failure of a step. It allocates nothing.
+pub(super) fn send_failure(channel: BorrowedFd<'_>, failure: Failure) {
+    let bytes = failure.to_bytes();
+    let mut none = SendAncillaryBuffer::default();
+    // Whoever is told has gone, or learns of it by the end of the child.
+    let _ = sendmsg(channel, &[IoSlice::new(&bytes)], &mut none, SendFlags::NOSIGNAL);
+}
+
+/// Waits for a message of the process with this pidfd. `None`: it has ended, and has sent nothing.
+pub(super) fn receive(
+    channel: BorrowedFd<'_>,
+    pidfd: BorrowedFd<'_>,
+) -> rustix::io::Result<Option<Message>> {
+    let mut files = [
+        PollFd::from_borrowed_fd(channel, PollFlags::IN),
+        PollFd::from_borrowed_fd(pidfd, PollFlags::IN),
+    ];
+    rustix::io::retry_on_intr(|| poll(&mut files, None))?;
+    receive_now(channel)
+}
+
+/// A message that has been sent already, if there is one.
+pub(super) fn receive_now(channel: BorrowedFd<'_>) -> rustix::io::Result<Option<Message>> {
+    let mut bytes = [0; LENGTH];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let received = recvmsg(channel, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags);
+    match received {
+        Ok(received) if received.bytes == LENGTH => {}
+        Ok(_) | Err(Errno::AGAIN) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let mut files = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+        _ => None,
+    });
+    Ok(Some(match (from_bytes(bytes), files.next()) {
+        ([PIPE, _], Some(file)) => Message::Pipe(file),
+        ([pid, _], Some(file)) => Message::Cloned(pid, file),
+        // The kernel drops a descriptor for which there is no room.
+        ([_, 0], None) => return Err(Errno::MFILE),
+        (_, None) => Message::Failed(Failure::from_bytes(bytes)),
+    }))
+}

@@ -1,0 +1,132 @@
+//! A child process by its pidfd.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+
+/// How long a guard waits for the end of a process that it has killed.
+const DROP_DEADLINE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
+/// A child of this process. It is killed and reaped when this is dropped.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) pid: i32,
+    pub(super) pidfd: OwnedFd,
+    status: Option<ExitStatus>,
+}
+
+impl Child {
+    pub(super) fn new(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd, status: None }
+    }
+
+    /// Sends a signal. It is no error if the process has ended.
+    pub(super) fn send(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits for the end, and reaps.
+    pub(super) fn wait(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.status {
+            return Ok(status);
+        }
+        let id = || WaitId::PidFd(self.pidfd.as_fd());
+        match retry_on_intr(|| waitid(id(), WaitIdOptions::EXITED)) {
+            Ok(status) => {
+                let status = status.ok_or(io::ErrorKind::Other)?;
+                Ok(*self.status.insert(exit_status(&status)))
+            }
+            Err(Errno::CHILD) => {
+                let mut files = [PollFd::new(&self.pidfd, PollFlags::IN)];
+                retry_on_intr(|| poll(&mut files, None))?;
+                let text = format!(
+                    "process {} has ended, with a status that is not known here: this process \
+                     ignores SIGCHLD, waits for any child in another place, or is not the parent",
+                    self.pid
+                );
+                Err(io::Error::new(io::ErrorKind::NotFound, text))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether it has ended, or is reaped.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ends_within(&Timespec::default())
+    }
+
+    fn ends_within(&self, time: &Timespec) -> bool {
+        let mut files = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        retry_on_intr(|| poll(&mut files, Some(time))).is_ok_and(|count| count > 0)
+    }
+
+    /// Whether the kernel has begun to end it.
+    ///
+    /// Descriptors of a process are closed a moment before its end shows in the pidfd. Its memory is
+    /// gone before that (`do_exit` in Linux `kernel/exit.c`). process_mrelease(2), since Linux 5.15,
+    /// tells so without a look into /proc, which takes longer than all else here: EINVAL is for a
+    /// process that has memory and is not about to end, and nothing is done to it.
+    pub(super) fn is_ending(&self) -> bool {
+        /// The same number on all our architectures. The libc crate does not have it on each.
+        const PROCESS_MRELEASE: libc::c_long = 448;
+        // SAFETY: the call takes numbers. It takes memory from a process only that is being killed.
+        let released = unsafe { libc::syscall(PROCESS_MRELEASE, self.pidfd.as_raw_fd(), 0) };
+        match io::Error::last_os_error().raw_os_error() {
+            _ if released == 0 => true,
+            Some(libc::EINVAL) => false,
+            Some(libc::ESRCH) => true,
+            // The kernel is older, or a filter forbids the call.
+            _ => self.is_ending_by_proc(),
+        }
+    }
+
+    /// The same by /proc, with the flag PF_EXITING, which is set still earlier.
+    fn is_ending_by_proc(&self) -> bool {
+        const PF_EXITING: u32 = 4;
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
+            return self.has_ended();
+        };
+        // proc_pid_stat(5): the name, in parentheses, may have any character; the flags are the
+        // seventh field behind it.
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let flags = fields.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse().ok());
+        flags.is_none_or(|flags: u32| flags & PF_EXITING != 0)
+    }
+
+    /// Gives up the guard.
+    pub(super) fn into_pidfd(self) -> OwnedFd {
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: the pidfd is read once, and the guard that it is taken from is never dropped or used.
+        unsafe { std::ptr::read(&raw const this.pidfd) }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            let _ = self.send(Signal::KILL);
+            // PID 1 is gone only after all in its namespace are reaped, of which some may be
+            // children of this very thread: so this cannot wait for ever.
+            if self.ends_within(&DROP_DEADLINE) {
+                let _ = self.wait();
+            }
+        }
+    }
+}
+
+fn exit_status(status: &WaitIdStatus) -> ExitStatus {
+    // wait(2): the status in the second byte, or the signal in the first, with a bit for a core dump.
+    let core = if status.dumped() { 0x80 } else { 0 };
+    ExitStatus::from_raw(match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => (code & 0xff) << 8,
+        (_, signal) => signal.unwrap_or_default() | core,
+    })
+}

@@ -1,0 +1,307 @@
+//! A cage for runtimes: namespaces in which daemons and containers run, and which end with the test.
+//!
+//! The cage has its own PID namespace, whose end kills every process in it, shims and containers
+//! included; its own mount namespace with empty file systems on /run and /var/lib, in which all state
+//! of the runtimes is, and all their mounts are; and its own network. What it cannot have of its own
+//! are cgroups: all are made below one that has the name of the cage, and are removed on drop.
+//!
+//! `PODPAUSE_ROOT` names the root of another system, such as `ci/releases.sh` makes of Debian's releases.
+//! Cages have it as theirs, and so the tests run what is installed there.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use walkdir::WalkDir;
+
+use crate::report::skipped;
+use crate::wait::{DEADLINE, is_readable, until};
+
+/// What pause says when SIGTERM ends it.
+pub const TERMINATED: &str = "pause: SIGTERM 15\n";
+
+/// Where the cage has a program, by the path that it has for the test.
+pub fn find(name: &str) -> Option<PathBuf> {
+    PATH.split(':')
+        .find_map(|folder| fs::canonicalize(format!("{}{folder}/{name}", system_root())).ok())
+}
+
+/// The root of the other system, or nothing.
+fn system_root() -> String {
+    std::env::var("PODPAUSE_ROOT").unwrap_or_default()
+}
+
+/// Where a cage looks for programs. Of what only the user of this machine has, nothing is tested.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Namespaces for runtimes.
+pub struct Cage {
+    /// The process that made the namespaces. It dies with the test, and the cage with it.
+    maker: Child,
+    /// PID 1 of the cage.
+    init: i32,
+    init_pidfd: OwnedFd,
+    /// The parent of all cgroups of the cage, in every hierarchy.
+    pub cgroup: String,
+}
+
+/// What makes the cage once it has its namespaces. crun 1.8 refuses to run where cgroups of both
+/// versions are mounted, and nobody misses the second where there is the first.
+const SET_UP: &str = r#"
+    if [ -n "$0" ]; then
+        # Nothing is changed in that system: what the cage writes is kept in memory.
+        mount -t tmpfs changes /run
+        mkdir /run/upper /run/work /run/root
+        mount -t overlay -o "lowerdir=$0,upperdir=/run/upper,workdir=/run/work" root /run/root
+        for folder in dev proc sys; do mount --rbind /$folder /run/root/$folder; done
+        cd /run/root
+        pivot_root . .
+        umount --lazy .
+        cd /
+    fi
+    mount -t tmpfs -o mode=755 run /run
+    mount -t tmpfs -o mode=755 state /var/lib
+    mkdir /run/lock
+    if [ -e /sys/fs/cgroup/unified ]; then umount /sys/fs/cgroup/unified; fi
+    cat >/run/pause
+    chmod 755 /run/pause
+    echo ready
+    exec /run/pause -P </dev/null
+"#;
+
+impl Cage {
+    /// A cage to test what is called `what` by these programs, or nothing if that cannot be done.
+    pub fn new(what: &str, programs: &[&str]) -> Option<Self> {
+        let tools = ["sh", "setpriv", "unshare", "nsenter", "timeout", "mount", "umount"];
+        for name in tools.iter().chain(programs) {
+            if find(name).is_none() {
+                skipped(what, &format!("there is no {name}"));
+                return None;
+            }
+        }
+        if !rustix::process::geteuid().is_root() {
+            skipped(what, "only root can run it");
+            return None;
+        }
+        match Self::make() {
+            Ok(cage) => Some(cage),
+            Err(error) => {
+                skipped(what, &format!("no namespaces can be made here: {error}"));
+                None
+            }
+        }
+    }
+
+    fn make() -> Result<Self, String> {
+        remove_cgroups_of_the_dead();
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("podpause-{}-{count}", std::process::id());
+        let mut maker = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .args(["unshare", "--mount", "--propagation", "private", "--net"])
+            .args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"])
+            .args(["sh", "-ec", SET_UP])
+            .arg(system_root())
+            .env("PATH", PATH)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        // pause itself reaps the daemons that nobody waits for. A set-up that fails does not read it.
+        let _ = maker.stdin.take().unwrap().write_all(podpause::ELF);
+        let mut line = String::new();
+        let mut stdout = BufReader::new(maker.stdout.take().unwrap());
+        stdout.read_line(&mut line).map_err(|error| error.to_string())?;
+        if line != "ready\n" {
+            let _ = maker.kill();
+            let output = maker.wait_with_output().unwrap();
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        let children = format!("/proc/{0}/task/{0}/children", maker.id());
+        let init = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+        let pidfd = pidfd_open(Pid::from_raw(init).unwrap(), PidfdFlags::empty()).unwrap();
+        Ok(Self { maker, init, init_pidfd: pidfd, cgroup })
+    }
+
+    /// The path by which the test reaches a file of the cage.
+    pub fn path(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.init))
+    }
+
+    /// Writes a file in the cage, and the folders above it. Anybody can read and execute it.
+    pub fn write(&self, inside: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(inside);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, content).unwrap_or_else(|error| panic!("{inside}: {error}"));
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    /// A file under the /proc of the cage, or nothing if there is none.
+    pub fn proc(&self, name: &str) -> String {
+        fs::read_to_string(self.path(&format!("/proc/{name}"))).unwrap_or_default()
+    }
+
+    /// Waits until a process is pause, and has given back its memory: a runtime says that a container
+    /// runs as soon as its own process is about to execute the program.
+    pub fn wait_for_pause(&self, pid: i32) {
+        let is_pause = || {
+            let status = self.proc(&format!("{pid}/status"));
+            let lines: Vec<_> = status.lines().map(|line| line.split_whitespace()).collect();
+            let has = |words: &str| lines.iter().any(|line| line.clone().eq(words.split(' ')));
+            has("Name: pause") && has("RssAnon: 4 kB")
+        };
+        until("the process was pause", is_pause);
+    }
+
+    /// A command that runs in the cage, and does not outlast the deadline.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "--", "nsenter", "--target", &self.init.to_string()])
+            .args(["--mount", "--pid", "--net", "--", "timeout", "--signal=KILL"])
+            .arg(DEADLINE.as_secs().to_string())
+            .args(words)
+            .env("PATH", PATH)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn output(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// Runs a command that has to succeed, and returns what it says.
+    pub fn run(&self, words: &[&str]) -> String {
+        let output = self.output(words);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words:?}: {} {error}", output.status);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Starts a command that goes on beside the test, with its output in these files of the cage.
+    pub fn start(&self, words: &[&str], stdout: &str, stderr: &str) -> Job {
+        let create = |name| File::create(self.path(name)).unwrap();
+        let mut command = self.command(words);
+        Job(command.stdout(create(stdout)).stderr(create(stderr)).spawn().unwrap())
+    }
+
+    /// The processes of the cage whose parent is `pid`, with their states.
+    pub fn children(&self, pid: i32) -> Vec<(i32, char)> {
+        let entries = fs::read_dir(self.path("/proc")).unwrap();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let stats = names.filter_map(|name| {
+            let id: i32 = name.parse().ok()?;
+            let stat = self.proc(&format!("{id}/stat"));
+            // The name of the process is in parentheses, and may have anything in it.
+            let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+            let state = fields.next()?.chars().next()?;
+            (fields.next()?.parse() == Ok(pid)).then_some((id, state))
+        });
+        stats.collect()
+    }
+
+    /// The cgroups of the cage: its own in each hierarchy.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        cgroups_called(&self.cgroup)
+    }
+
+    /// The file of a controller for this cgroup, which is below that of the cage: the first that there
+    /// is, by its names under version 1 and version 2.
+    pub fn cgroup_file(&self, name: &str, controller: &str, files: [&str; 2]) -> Option<PathBuf> {
+        let root = Path::new("/sys/fs/cgroup");
+        let below = format!("{}/{name}", self.cgroup);
+        let v1 = root.join(controller).join(&below).join(files[0]);
+        [v1, root.join(&below).join(files[1])].into_iter().find(|path| path.exists())
+    }
+}
+
+impl Drop for Cage {
+    fn drop(&mut self) {
+        let _ = self.maker.kill();
+        let _ = self.maker.wait();
+        // PID 1 of a PID namespace ends only after everything else in it has.
+        let is_over = is_readable(&self.init_pidfd, DEADLINE);
+        let start = Instant::now();
+        while is_over && start.elapsed() < DEADLINE {
+            let cgroups = self.cgroups();
+            if cgroups.is_empty() {
+                // `podman kube play` takes no parent. A cgroup that is somebody's is not empty.
+                cgroups_called("libpod_parent").iter().for_each(|path| remove_cgroup(path));
+                return;
+            }
+            cgroups.iter().for_each(|path| remove_cgroup(path));
+        }
+        eprintln!("could not remove cgroups: {:?}", self.cgroups());
+    }
+}
+
+/// The cgroups with this path in all hierarchies.
+fn cgroups_called(name: &str) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten();
+    let roots = hierarchies.map(|entry| entry.unwrap().path());
+    let roots = roots.chain([PathBuf::from("/sys/fs/cgroup")]);
+    roots.map(|root| root.join(name)).filter(|path| path.is_dir()).collect()
+}
+
+/// Removes the cgroups of cages whose test was killed, which is all that can be left of them.
+fn remove_cgroups_of_the_dead() {
+    let hierarchies = cgroups_called("");
+    let entries = hierarchies.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten());
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let numbers = name.strip_prefix("podpause-").and_then(|rest| rest.split_once('-'));
+        let pid = numbers.and_then(|(pid, count)| count.parse::<u32>().ok().and(pid.parse().ok()));
+        let is_dead = |pid: u32| !Path::new(&format!("/proc/{pid}")).exists();
+        if pid.is_some_and(is_dead) {
+            remove_cgroup(&path);
+        }
+    }
+}
+
+/// Removes a cgroup and those below it, as far as they are empty.
+fn remove_cgroup(path: &Path) {
+    // Files of a cgroup cannot be removed, and need not be.
+    for entry in WalkDir::new(path).contents_first(true).into_iter().flatten() {
+        if entry.file_type().is_dir() {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// A command that runs beside the test, and is killed on drop; what it started ends with the cage.
+pub struct Job(Child);
+
+impl Job {
+    /// Waits for its end.
+    pub fn end(&mut self) -> ExitStatus {
+        if let Some(status) = self.0.try_wait().unwrap() {
+            return status;
+        }
+        let pid = Pid::from_child(&self.0);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        assert!(is_readable(&pidfd, DEADLINE), "it never ended");
+        self.0.wait().unwrap()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,7 @@
+//! A run of the benchmark `benches/footprint`, as it is saved and shown. `tests/footprint.rs` checks the
+//! README against it.
+
+pub mod picture;
+#[allow(missing_docs, reason = "the names of the fields are those of the file, with their units")]
+pub mod record;
+pub mod tables;

@@ -1,0 +1,19 @@
+//! What several test programs of this repository use.
+
+pub mod cage;
+pub mod calls;
+pub mod docs;
+pub mod folder;
+pub mod footprint;
+pub mod images;
+pub mod number;
+pub mod report;
+pub mod wait;
+
+use std::path::Path;
+
+/// The folder of the repository.
+pub fn root() -> &'static Path {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"));
+    path.ancestors().nth(2).expect("this crate is two folders below the repository's")
+}

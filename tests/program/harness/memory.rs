@@ -1,0 +1,58 @@
+//! Start stacks in memory behind which nothing can be read.
+
+use std::io;
+
+use super::child::check;
+use crate::start::{StackString, StartStack};
+
+/// Memory behind which nothing can be read: who reads a byte too many ends by SIGSEGV.
+pub struct GuardedMemory {
+    start: *mut libc::c_void,
+    /// In bytes, without the page that cannot be read.
+    length: usize,
+}
+
+impl GuardedMemory {
+    /// Memory with these bytes at its end.
+    pub fn new(bytes: &[u8]) -> Self {
+        let length = bytes.len().next_multiple_of(rustix::param::page_size());
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        let (null, readable) = (std::ptr::null_mut(), libc::PROT_READ | libc::PROT_WRITE);
+        let whole = length + rustix::param::page_size();
+        // SAFETY: without MAP_FIXED, the kernel takes addresses where nothing is.
+        let start = unsafe { libc::mmap(null, whole, libc::PROT_NONE, flags, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+        // SAFETY: these are pages of the new mapping, which nobody else knows.
+        check(unsafe { libc::mprotect(start, length, readable) }.into()).unwrap();
+        // SAFETY: the mapping is at least as long as the bytes.
+        let to = unsafe { start.cast::<u8>().add(length - bytes.len()) };
+        // SAFETY: from there to its last byte that can be written, it is as long as the bytes.
+        unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Self { start, length }
+    }
+
+    /// Where it ends.
+    pub fn end(&self) -> usize {
+        self.start.expose_provenance() + self.length
+    }
+}
+
+impl Drop for GuardedMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and so long; what points there has ended before.
+        unsafe { libc::munmap(self.start, self.length + rustix::param::page_size()) };
+    }
+}
+
+/// The bytes of a string on a start stack, without the zero that ends it.
+pub fn bytes_of(text: StackString) -> Vec<u8> {
+    // SAFETY: `take_while` goes no further than the zero byte.
+    (0..).map(|index| unsafe { text.byte(index) }).take_while(|byte| *byte != 0).collect()
+}
+
+/// The start stack at this address.
+pub fn start_stack(address: usize) -> StartStack {
+    let stack = std::ptr::with_exposed_provenance(address);
+    // SAFETY: the caller has laid out a start stack there, which outlives what is made from it.
+    unsafe { StartStack::new(stack) }
+}

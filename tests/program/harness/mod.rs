@@ -1,0 +1,56 @@
+//! Starts processes in the way of a container runtime, and looks at them from outside.
+//!
+//! All `unsafe` code of the tests is here. Every process has a guard that kills and reaps it, and every
+//! wait has a deadline.
+
+mod child;
+mod ipc;
+mod memory;
+mod namespaces;
+mod process;
+mod program;
+mod seccomp;
+mod signals;
+mod start;
+mod trace;
+
+pub use child::{
+    become_user, close, close_all_but, exit, fork, fork_with, is_root, leave_thread_behind,
+    read_byte, refuse_new_privileges, wait_for_child, wait_for_zombie,
+};
+pub use common::report::skip;
+pub use common::wait::{DEADLINE, is_readable};
+pub use ipc::{make_queue, make_segment, read_queue, read_segment};
+pub use memory::{GuardedMemory, bytes_of, start_stack};
+pub use namespaces::{set_namespaces, set_up_loopback, unshare};
+pub use process::{End, Process};
+pub use program::{copy_program, program, readable_copy};
+pub use signals::{HANDLER_RAN, block, handle, is_blocked_and_pending, kill, raise, unblock_all};
+pub use start::{Body, Form, SignalMask, Start, execute};
+pub use trace::Trace;
+
+/// Makes tests of these functions, one for each form of pause.
+macro_rules! test_each_form {
+    ($($name:ident)*) => {$(
+        mod $name {
+            use crate::harness::Form;
+
+            #[test]
+            fn file() {
+                super::$name(Form::File);
+            }
+
+            #[test]
+            fn memfd() {
+                super::$name(Form::Memfd);
+            }
+
+            #[test]
+            fn run() {
+                super::$name(Form::Run);
+            }
+        }
+    )*};
+}
+
+pub(crate) use test_each_form;

@@ -1,0 +1,275 @@
+//! Starts this program again for one test, and asks the kernel about processes.
+//!
+//! All that is unsafe in these tests is here.
+
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Output, Stdio};
+
+use podpause::{Error, Namespace, Program, Sandbox, SandboxBuilder};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+pub use common::report::skip;
+pub use common::wait::{DEADLINE, is_readable};
+
+/// Says, in its environment, which case a process is.
+const CASE: &str = "PODPAUSE_TEST_CASE";
+/// An ordinary user, who has no line in /etc/subuid.
+pub const ORDINARY: u32 = 54_321;
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The kinds of which a pod has its own, and a user namespace, which an ordinary user needs.
+pub const KINDS: [Namespace; 6] = [
+    Namespace::User,
+    Namespace::Pid,
+    Namespace::Net,
+    Namespace::Ipc,
+    Namespace::Uts,
+    Namespace::Mount,
+];
+
+/// The program in each of its forms.
+pub fn programs() -> [Program; 3] {
+    let file = Program::from_file(env!("CARGO_BIN_EXE_pause")).unwrap();
+    [Program::new().unwrap(), file, Program::without_exec()]
+}
+
+/// With a user namespace, where this process needs one.
+pub fn sandbox<'a>(program: &'a Program, kinds: &[Namespace]) -> SandboxBuilder<'a> {
+    let user = (!is_root() && !kinds.contains(&Namespace::User)).then_some(Namespace::User);
+    program.sandbox().new_namespaces(user.into_iter().chain(kinds.iter().copied()))
+}
+
+/// The error of a sandbox that cannot be started.
+pub fn error(result: Result<Sandbox, Error>) -> Error {
+    match result {
+        Ok(sandbox) => panic!("{sandbox:?} was started"),
+        Err(error) => error,
+    }
+}
+
+/// The case that this process is, if it was started by [`again`].
+pub fn case() -> Option<String> {
+    std::env::var(CASE).ok()
+}
+
+/// This program once more, to run the test with this name. It ends with the caller.
+pub fn again(test: &str, case: &str) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CASE, case);
+    command.stdin(Stdio::null());
+    // SAFETY: the function makes one system call.
+    unsafe { command.pre_exec(die_with_parent) };
+    command
+}
+
+/// Runs this program again within a shell command, in which it is `"$@"`.
+pub fn again_in(shell: &[&str], test: &str, case: &str) -> Command {
+    let mut command = Command::new(shell[0]);
+    command.args(&shell[1..]).arg(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CASE, case);
+    command.stdin(Stdio::null());
+    // SAFETY: the function makes one system call.
+    unsafe { command.pre_exec(die_with_parent) };
+    command
+}
+
+/// As an ordinary user, who can do what any user can.
+pub fn as_ordinary_user(command: &mut Command) -> &mut Command {
+    if is_root() {
+        command.uid(ORDINARY).gid(ORDINARY);
+    }
+    command
+}
+
+/// Runs a command to its end, which must be a success, and returns what it said.
+pub fn succeeds(command: &mut Command) -> String {
+    let output = output(command);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{text}\n{errors}", output.status);
+    text
+}
+
+/// Runs a command to its end, and kills it if that takes too long.
+pub fn output(command: &mut Command) -> Output {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let watch = std::thread::spawn(move || {
+        if !is_readable(&pidfd, DEADLINE) {
+            let _ = rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
+            panic!("process {pid} took more than {DEADLINE:?}");
+        }
+    });
+    let [out, err] = [read(child.stdout.take()), read(child.stderr.take())];
+    let status = child.wait().unwrap();
+    watch.join().unwrap();
+    Output { status, stdout: out.join().unwrap(), stderr: err.join().unwrap() }
+}
+
+fn read<R: io::Read + Send + 'static>(file: Option<R>) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        file.unwrap().read_to_end(&mut bytes).unwrap();
+        bytes
+    })
+}
+
+/// What a namespace of a process is: its kind and inode.
+pub fn namespace(pid: impl ToString, kind: Namespace) -> String {
+    let path = format!("/proc/{}/ns/{}", pid.to_string(), kind.name());
+    fs::read_link(&path).unwrap_or_else(|error| panic!("{path}: {error}")).display().to_string()
+}
+
+/// A field of /proc/PID/status.
+pub fn status(pid: u32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {field}")).trim().replace('\t', " ")
+}
+
+/// Whether this process has any child, dead or alive.
+pub fn has_children() -> bool {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::All, options).err() != Some(rustix::io::Errno::CHILD)
+}
+
+/// What the descriptors of this process are.
+pub fn descriptors() -> Vec<String> {
+    let folder = fs::read_dir("/proc/self/fd").unwrap();
+    let link = |entry: io::Result<fs::DirEntry>| fs::read_link(entry.unwrap().path()).ok();
+    let mut files: Vec<_> =
+        folder.filter_map(link).map(|link| link.display().to_string()).collect();
+    files.retain(|file| !file.ends_with("/fd")); // the folder that is just being read
+    files.sort();
+    files
+}
+
+fn die_with_parent() -> io::Result<()> {
+    let signal = rustix::process::Signal::KILL;
+    Ok(rustix::process::set_parent_process_death_signal(Some(signal))?)
+}
+
+/// A copy of this process, which does nothing until it is killed: what another thread of a runtime may
+/// fork, with copies of all descriptors. It is killed and reaped when this is dropped.
+pub struct Fork(i32);
+
+impl Fork {
+    pub fn new() -> Self {
+        // SAFETY: the child makes system calls only.
+        match unsafe { libc::fork() } {
+            -1 => panic!("fork: {}", io::Error::last_os_error()),
+            0 => loop {
+                let _ = die_with_parent();
+                // SAFETY: pause(2) has no arguments, and no memory to touch.
+                unsafe { libc::pause() };
+            },
+            pid => Self(pid),
+        }
+    }
+}
+
+impl Drop for Fork {
+    fn drop(&mut self) {
+        // SAFETY: the process is a child of ours that is not reaped yet.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+        // SAFETY: the kernel writes no status to a null pointer.
+        unsafe { libc::waitpid(self.0, std::ptr::null_mut(), 0) };
+    }
+}
+
+/// Has a function run in the child of a command, between fork and exec: system calls only.
+pub fn before_exec(
+    command: &mut Command,
+    run: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
+) {
+    // SAFETY: the callers hand over functions that make system calls only.
+    unsafe { command.pre_exec(run) };
+}
+
+/// Closes standard input, output and error.
+pub fn close_stdio() {
+    for number in 0..3 {
+        // SAFETY: close(2) takes a number, and the caller ends without using them.
+        unsafe { libc::close(number) };
+    }
+}
+
+/// Ends this process at once.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: _exit(2) takes a number, and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Sends this thread a signal.
+pub fn raise(signal: i32) {
+    // SAFETY: raise(3) takes a number.
+    unsafe { libc::raise(signal) };
+}
+
+/// Ignores a signal in this process.
+pub fn ignore(signal: i32) {
+    // SAFETY: SIG_IGN is no function that could run.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// The number of times that the handler of [`count`] has run, in all processes together: the memory is
+/// shared with children.
+pub fn handled() -> &'static std::sync::atomic::AtomicU32 {
+    static SHARED: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    let address = SHARED.get_or_init(|| {
+        let (access, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: with a null hint, the kernel takes addresses where nothing is.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), 4_096, access, flags, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
+        start.expose_provenance()
+    });
+    let counter = std::ptr::with_exposed_provenance::<std::sync::atomic::AtomicU32>(*address);
+    // SAFETY: the mapping is never unmapped, is aligned to a page, and is zero at first.
+    unsafe { &*counter }
+}
+
+/// Counts, in [`handled`], how often this signal is handled.
+pub fn count(signal: i32) {
+    extern "C" fn handler(_: libc::c_int) {
+        handled().fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    handled(); // The handler must not be the first that asks for it.
+    // SAFETY: the handler adds to a number in memory, and nothing else.
+    unsafe { libc::signal(signal, handler as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+}
+
+/// Has every call of clone3 fail with this error, in this thread and what it starts.
+pub fn deny_clone3(errno: i32) {
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    let filter = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0), // the call's number
+        libc::sock_filter { code: equal, jt: 0, jf: 1, k: libc::SYS_clone3 as u32 },
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut() };
+    rustix::thread::set_no_new_privs(true).unwrap();
+    // SAFETY: the kernel reads four instructions, as many as there are.
+    let set =
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
+}
+
+/// Kills and reaps a command's process when this is dropped.
+pub struct Guard(pub Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,247 @@
+//! The namespaces of a sandbox: new ones, existing ones, and what they are seen as.
+
+use std::fs;
+
+use podpause::{Namespace, Program};
+
+use crate::harness::{
+    KINDS, again, again_in, as_ordinary_user, case, is_root, namespace, programs, sandbox, skip,
+    status, succeeds,
+};
+
+#[test]
+fn are_new_if_they_are_asked_for() {
+    for program in programs() {
+        for kind in Namespace::ALL {
+            let sandbox = sandbox(&program, &[kind]).spawn().unwrap();
+            for other in Namespace::ALL {
+                let (its, ours) = (namespace(sandbox.pid(), other), namespace("self", other));
+                let is_new = other == kind || other == Namespace::User && !is_root();
+                assert_eq!(its != ours, is_new, "{other:?} of a sandbox with {kind:?}");
+                // The descriptor is of the same one.
+                let file = sandbox.namespace(other).unwrap();
+                let link = fs::read_link(format!(
+                    "/proc/self/fd/{}",
+                    std::os::fd::AsRawFd::as_raw_fd(&file)
+                ));
+                assert_eq!(link.unwrap().display().to_string(), its);
+            }
+        }
+    }
+}
+
+#[test]
+fn can_be_joined_each() {
+    if !is_root() {
+        skip!("root", "an ordinary user joins namespaces with their user namespace only");
+    }
+    let program = Program::new().unwrap();
+    let holder = program.sandbox().new_namespaces(Namespace::ALL).spawn().unwrap();
+    for kind in Namespace::ALL {
+        let path = format!("/proc/{}/ns/{}", holder.pid(), kind.name());
+        for builder in [
+            program.sandbox().join(kind, holder.namespace(kind).unwrap()),
+            program.sandbox().join_path(kind, &path),
+        ] {
+            let mut sandbox = builder.spawn().unwrap();
+            for other in Namespace::ALL {
+                let from = if other == kind { holder.pid().to_string() } else { "self".into() };
+                let (its, expected) = (namespace(sandbox.pid(), other), namespace(from, other));
+                assert_eq!(its, expected, "{other:?} of a sandbox that joins {kind:?}");
+            }
+            assert_eq!(sandbox.terminate().unwrap().code(), Some(0));
+        }
+    }
+}
+
+/// What others do with a pod: some are new, some exist, and a user namespace may be among either.
+#[test]
+fn are_joined_with_a_user_namespace_in_the_right_order() {
+    if case().is_none() {
+        let test = "namespaces::are_joined_with_a_user_namespace_in_the_right_order";
+        succeeds(&mut again(test, "own"));
+        succeeds(as_ordinary_user(&mut again(test, "ordinary")));
+        return;
+    }
+    let program = Program::new().unwrap();
+    // The user namespace owns the others: whoever joins them needs to be in it.
+    let kinds = [Namespace::Net, Namespace::User, Namespace::Ipc];
+    let owner = program.sandbox().new_namespaces(kinds).spawn().unwrap();
+    let mut builder = program.sandbox().new_namespaces([Namespace::Pid, Namespace::Uts]);
+    for kind in kinds {
+        builder = builder.join(kind, owner.namespace(kind).unwrap());
+    }
+    let joined = builder.spawn().unwrap();
+    for kind in kinds {
+        assert_eq!(namespace(joined.pid(), kind), namespace(owner.pid(), kind));
+    }
+    assert_eq!(status(joined.pid(), "NSpid"), format!("{} 1", joined.pid()));
+
+    if is_root() {
+        // CNI has made a network namespace of the machine's, and the pod has a user namespace.
+        let cni = program.sandbox().new_namespaces([Namespace::Net]).spawn().unwrap();
+        let pod = program
+            .sandbox()
+            .new_namespaces([Namespace::User, Namespace::Pid])
+            .join(Namespace::Net, cni.namespace(Namespace::Net).unwrap())
+            .spawn()
+            .unwrap();
+        assert_eq!(namespace(pod.pid(), Namespace::Net), namespace(cni.pid(), Namespace::Net));
+        assert_ne!(namespace(pod.pid(), Namespace::User), namespace("self", Namespace::User));
+    }
+}
+
+#[test]
+fn map_ids_as_they_are_asked_to() {
+    if !is_root() {
+        skip!("root", "an ordinary user maps the own id only");
+    }
+    let program = Program::new().unwrap();
+    let builder = program.sandbox().new_namespaces([Namespace::User]);
+    let builder = builder.map_uids(0, 100_000, 10).map_uids(50, 7, 1).map_gids(0, 300_000, 70_000);
+    let sandbox = builder.spawn().unwrap();
+    let map = |name: &str| {
+        let text = fs::read_to_string(format!("/proc/{}/{name}", sandbox.pid())).unwrap();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(map("uid_map"), "0 100000 10 50 7 1");
+    assert_eq!(map("gid_map"), "0 300000 70000");
+}
+
+#[test]
+fn have_the_host_name_that_is_given() {
+    let program = Program::new().unwrap();
+    let long = "x".repeat(64);
+    let sandbox = sandbox(&program, &[Namespace::Uts]).host_name(&long).spawn().unwrap();
+    let mut command = std::process::Command::new("uname");
+    command.arg("-n").stdout(std::process::Stdio::piped());
+    let mut container = sandbox.start(command).unwrap();
+    let said = std::io::read_to_string(container.stdout.take().unwrap()).unwrap();
+    assert!(container.wait().unwrap().success());
+    assert_eq!(said.trim_end(), long);
+}
+
+/// The root is a folder, and nothing of the machine is mounted any more.
+#[test]
+fn have_the_root_that_is_given() {
+    if case().is_none() {
+        let test = "namespaces::have_the_root_that_is_given";
+        succeeds(&mut again(test, "own"));
+        succeeds(as_ordinary_user(&mut again(test, "ordinary")));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("mark"), "").unwrap();
+    for program in programs() {
+        let builder = program.sandbox().new_namespaces([Namespace::User, Namespace::Mount]);
+        let mut sandbox = builder.root(folder.path()).spawn().unwrap();
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", sandbox.pid())).unwrap();
+        assert_eq!(mounts.lines().count(), 1, "{mounts}");
+        if is_root() {
+            assert!(fs::exists(format!("/proc/{}/root/mark", sandbox.pid())).unwrap());
+        }
+        assert_eq!(sandbox.terminate().unwrap().code(), Some(0));
+    }
+}
+
+/// Runs in a mount namespace of its own, in which mounts end with the test.
+#[test]
+fn outlive_pause_if_they_are_pinned() {
+    let test = "namespaces::outlive_pause_if_they_are_pinned";
+    if case().is_none() {
+        if !is_root() {
+            skip!("root", "an ordinary user cannot mount anything");
+        }
+        let shell = ["unshare", "--mount", "--propagation", "private"];
+        succeeds(&mut again_in(&shell, test, "inside"));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let pin = |kind: Namespace| folder.path().join(kind.name());
+    let kinds = [Namespace::Net, Namespace::Ipc, Namespace::Uts];
+    let program = Program::new().unwrap();
+    let mut first = program.sandbox().new_namespaces(kinds).host_name("pinned").spawn().unwrap();
+    let identity = kinds.map(|kind| namespace(first.pid(), kind));
+    for kind in kinds {
+        first.pin(kind, pin(kind)).unwrap();
+        let again = first.pin(kind, pin(kind)).unwrap_err();
+        assert_eq!(again.kind(), std::io::ErrorKind::AlreadyExists);
+    }
+    first.terminate().unwrap();
+    // The runtime starts another pause, which takes them over.
+    let mut builder = program.sandbox();
+    for kind in kinds {
+        builder = builder.join_path(kind, pin(kind));
+    }
+    let second = builder.spawn().unwrap();
+    assert_eq!(kinds.map(|kind| namespace(second.pid(), kind)), identity);
+    for kind in kinds {
+        rustix::mount::unmount(pin(kind), rustix::mount::UnmountFlags::empty()).unwrap();
+    }
+}
+
+#[test]
+fn are_not_pinned_by_an_ordinary_user() {
+    if case().is_none() {
+        let test = "namespaces::are_not_pinned_by_an_ordinary_user";
+        succeeds(as_ordinary_user(&mut again(test, "ordinary")));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net");
+    let program = Program::new().unwrap();
+    let sandbox = sandbox(&program, &[Namespace::Net]).spawn().unwrap();
+    let error = sandbox.pin(Namespace::Net, &path).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    assert!(error.to_string().contains("pin the net namespace"), "{error}");
+    assert!(!path.exists(), "what failed leaves no file");
+}
+
+/// The rule for mounts: what is mounted in the sandbox does not show up outside.
+#[test]
+fn keep_their_mounts_to_themselves() {
+    let test = "namespaces::keep_their_mounts_to_themselves";
+    if case().is_none() {
+        if !is_root() {
+            skip!("root", "only mounts of root propagate");
+        }
+        // Mounts here propagate, as those of a machine with systemd do.
+        let shell = ["unshare", "--mount", "--propagation", "shared"];
+        succeeds(&mut again_in(&shell, test, "inside"));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let is_mounted = || {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        mounts.contains(folder.path().to_str().unwrap())
+    };
+    let mount = |sandbox: &podpause::Sandbox| {
+        let mut command = std::process::Command::new("mount");
+        command.args(["-t", "tmpfs", "none"]).arg(folder.path());
+        assert!(sandbox.start(command).unwrap().wait().unwrap().success());
+    };
+    let program = Program::new().unwrap();
+    mount(&program.sandbox().new_namespaces([Namespace::Mount]).spawn().unwrap());
+    assert!(!is_mounted());
+    // The negative control: in a namespace that is only cloned, the mount propagates.
+    let command = &mut std::process::Command::new("unshare");
+    command.args(["--mount", "--propagation", "unchanged", "mount", "-t", "tmpfs", "none"]);
+    assert!(command.arg(folder.path()).status().unwrap().success());
+    assert!(is_mounted());
+    rustix::mount::unmount(folder.path(), rustix::mount::UnmountFlags::empty()).unwrap();
+}
+
+/// All kinds at once, for a pod that shares its PID namespace.
+#[test]
+fn are_those_that_containers_find() {
+    let program = Program::new().unwrap();
+    let sandbox = sandbox(&program, &KINDS).spawn().unwrap();
+    let mut command = std::process::Command::new("readlink");
+    command.args(KINDS.map(|kind| format!("/proc/self/ns/{}", kind.name())));
+    command.stdout(std::process::Stdio::piped());
+    let mut container = sandbox.start(command).unwrap();
+    let said = std::io::read_to_string(container.stdout.take().unwrap()).unwrap();
+    assert!(container.wait().unwrap().success());
+    let its: Vec<_> = KINDS.map(|kind| namespace(sandbox.pid(), kind)).into();
+    assert_eq!(said.lines().collect::<Vec<_>>(), its);
+}

@@ -1,0 +1,354 @@
+//! The process of a sandbox: how it starts, what it is, and how it ends.
+
+use std::fs;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use podpause::{Namespace, Program, Sandbox};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::harness::{
+    DEADLINE, Guard, KINDS, again, as_ordinary_user, case, close_stdio, count, descriptors, exit,
+    handled, has_children, ignore, is_readable, is_root, programs, sandbox, status, succeeds,
+};
+
+/// The whole life of a sandbox, in each form of the program, as root and as anybody else.
+#[test]
+fn holds_from_spawn_to_terminate() {
+    if case().is_none() {
+        for mut command in [again("process::holds_from_spawn_to_terminate", "own"), {
+            let mut command = again("process::holds_from_spawn_to_terminate", "ordinary");
+            as_ordinary_user(&mut command);
+            command
+        }] {
+            succeeds(&mut command);
+        }
+        return;
+    }
+    let before = descriptors();
+    for program in programs() {
+        let (mut words, stderr) = io::pipe().unwrap();
+        let mut sandbox =
+            sandbox(&program, &KINDS).host_name("pod-1").stderr(stderr).spawn().unwrap();
+        let pid = sandbox.pid();
+        // It is ready: nothing is open in it but standard input, output and error.
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).map(|files| files.count());
+        if is_root() {
+            assert_eq!(files.unwrap(), 3);
+            let link = |name: &str| fs::read_link(format!("/proc/{pid}/{name}")).unwrap();
+            assert_eq!(link("fd/0").to_str(), Some("/dev/null"));
+            assert_eq!(link("fd/1").to_str(), Some("/dev/null"));
+            assert!(link("fd/2").to_str().unwrap().starts_with("pipe:"));
+            assert_eq!(link("cwd").to_str(), Some("/"));
+        }
+        assert_eq!(status(pid, "NSpid"), format!("{pid} 1"));
+        // A session and a process group of its own: no terminal reaches it.
+        assert_eq!(status(pid, "NSsid"), format!("{pid} 1"));
+        assert_eq!(status(pid, "NSpgid"), format!("{pid} 1"));
+        assert_eq!(status(pid, "NoNewPrivs"), "1");
+        if is_root() {
+            assert_eq!(status(pid, "Groups"), "");
+        }
+        let end = sandbox.terminate().unwrap();
+        assert_eq!(end.code(), Some(0));
+        assert_eq!(sandbox.wait().unwrap(), end, "a second time");
+        sandbox.kill().unwrap();
+        let mut said = String::new();
+        words.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "pause: SIGTERM 15\n");
+    }
+    assert!(!has_children());
+    assert_eq!(descriptors(), before);
+}
+
+#[test]
+fn is_nobody_unless_it_is_asked_to_be_someone() {
+    if !is_root() {
+        crate::harness::skip!("root", "an ordinary user cannot become another");
+    }
+    let program = Program::new().unwrap();
+    let ids = |sandbox: &podpause::Sandbox| {
+        let (uid, gid) = (status(sandbox.pid(), "Uid"), status(sandbox.pid(), "Gid"));
+        assert_eq!(uid.replace(' ', ","), gid.replace(' ', ","));
+        uid
+    };
+    let four = |id: u32| [id; 4].map(|id| id.to_string()).join(" ");
+    let plain = program.sandbox().new_namespaces([Namespace::Pid]).spawn().unwrap();
+    assert_eq!(ids(&plain), four(65_535));
+    assert_eq!(status(plain.pid(), "CapEff"), "0000000000000000");
+    let other = program.sandbox().new_namespaces([Namespace::Pid]).user(7, 7).spawn().unwrap();
+    assert_eq!(ids(&other), four(7));
+    let mapped = |count| {
+        let builder = program.sandbox().new_namespaces([Namespace::User, Namespace::Pid]);
+        builder.map_uids(0, 200_000, count).map_gids(0, 200_000, count)
+    };
+    assert_eq!(ids(&mapped(65_536).spawn().unwrap()), four(265_535));
+    // Where 65535 is not mapped, it is root of its namespace, and not of the machine.
+    assert_eq!(ids(&mapped(1_000).spawn().unwrap()), four(200_000));
+    assert_eq!(ids(&mapped(1_000).user(5, 5).spawn().unwrap()), four(200_005));
+}
+
+#[test]
+fn has_no_stderr_unless_it_is_given_one() {
+    if !is_root() {
+        crate::harness::skip!("root", "the descriptors of another user's process cannot be seen");
+    }
+    let program = Program::new().unwrap();
+    let sandbox = sandbox(&program, &[Namespace::Pid]).spawn().unwrap();
+    let link = fs::read_link(format!("/proc/{}/fd/2", sandbox.pid())).unwrap();
+    assert_eq!(link.to_str(), Some("/dev/null"));
+}
+
+/// A runtime may have closed them, so that new descriptors get their numbers.
+#[test]
+fn starts_where_the_runtime_has_no_standard_streams() {
+    if case().is_none() {
+        succeeds(&mut again("process::starts_where_the_runtime_has_no_standard_streams", "inside"));
+        return;
+    }
+    close_stdio();
+    let start = |program: io::Result<Program>| -> Option<i32> {
+        let program = program.ok()?;
+        let stderr = rustix::fs::memfd_create("stderr", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
+        let mut sandbox = sandbox(&program, &KINDS).stderr(stderr).spawn().ok()?;
+        sandbox.terminate().ok()?.code()
+    };
+    let ends = [start(Program::new()), start(Ok(Program::without_exec()))];
+    // There is no stderr to say it on.
+    exit(if ends == [Some(0); 2] { 0 } else { 1 })
+}
+
+#[test]
+fn is_killed_and_reaped_on_drop() {
+    let program = Program::new().unwrap();
+    let sandbox = sandbox(&program, &[Namespace::Pid]).spawn().unwrap();
+    let pidfd = sandbox.pidfd().try_clone_to_owned().unwrap();
+    let pid = sandbox.pid();
+    drop(sandbox);
+    assert!(is_readable(&pidfd, Duration::ZERO), "it has ended");
+    assert_eq!(pidfd_send_signal(&pidfd, Signal::KILL), Err(rustix::io::Errno::SRCH), "{pid}");
+}
+
+/// A sandbox may outlive the runtime that started it.
+#[test]
+fn outlives_its_object_and_its_runtime_if_it_is_given_up() {
+    ends_with_its_runtime("process::outlives_its_object_and_its_runtime_if_it_is_given_up", false);
+}
+
+#[test]
+fn is_killed_with_its_runtime_if_it_is_asked_for() {
+    ends_with_its_runtime("process::is_killed_with_its_runtime_if_it_is_asked_for", true);
+}
+
+/// A runtime starts a sandbox, gives it up and ends.
+fn ends_with_its_runtime(test: &str, is_asked_for: bool) {
+    if case().is_some() {
+        let program = Program::new().unwrap();
+        let mut builder = sandbox(&program, &[Namespace::Pid]);
+        if is_asked_for {
+            builder = builder.kill_with_parent();
+        }
+        let sandbox = builder.spawn().unwrap();
+        println!("\npid {}", sandbox.pid());
+        let _pidfd = sandbox.into_pidfd();
+        io::stdin().read_to_end(&mut Vec::new()).unwrap();
+        exit(0)
+    }
+    let mut command = again(test, "runtime");
+    let runtime = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut runtime = Guard(runtime);
+    let mut lines = io::BufRead::lines(io::BufReader::new(runtime.0.stdout.take().unwrap()));
+    let pid = lines.find_map(|line| line.unwrap().strip_prefix("pid ")?.parse().ok()).unwrap();
+    // It is the child of another, which does not reap it before the end of its standard input.
+    let pidfd = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+    assert!(!is_readable(&pidfd, Duration::ZERO), "it lives");
+    drop(runtime.0.stdin.take());
+    assert!(runtime.0.wait().unwrap().success());
+    if is_asked_for {
+        assert!(is_readable(&pidfd, DEADLINE), "it outlives its runtime");
+    } else {
+        assert!(!is_readable(&pidfd, Duration::from_millis(200)), "it died with its runtime");
+        // The next runtime takes it over. It is not the parent, and so is not told the status.
+        let mut sandbox = Sandbox::from_pidfd(pidfd.try_clone().unwrap()).unwrap();
+        assert_eq!(sandbox.pid(), pid as u32);
+        let mut command = Command::new("sh");
+        command.args(["-c", "exit $(($$ - 2))"]); // the second process in the PID namespace
+        assert_eq!(sandbox.start(command).unwrap().wait().unwrap().code(), Some(0));
+        assert_eq!(sandbox.terminate().unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(is_readable(&pidfd, Duration::ZERO), "it has ended by then");
+        drop(sandbox);
+        assert_eq!(Sandbox::from_pidfd(pidfd).unwrap_err().kind(), ErrorKind::NotFound);
+        let other = fs::File::open("/dev/null").unwrap();
+        let error = Sandbox::from_pidfd(other.into()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+}
+
+/// Such a runtime has its children reaped by the kernel.
+#[test]
+fn starts_and_ends_under_a_runtime_that_ignores_sigchld() {
+    if case().is_none() {
+        let test = "process::starts_and_ends_under_a_runtime_that_ignores_sigchld";
+        succeeds(&mut again(test, "inside"));
+        return;
+    }
+    ignore(libc::SIGCHLD);
+    let program = Program::new().unwrap();
+    let mut sandbox = sandbox(&program, &KINDS).spawn().unwrap();
+    let error = sandbox.terminate().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("SIGCHLD"), "{error}");
+    assert!(!has_children());
+}
+
+/// The child of a runtime with handlers has none of them run, and no signal to it is lost.
+#[test]
+fn runs_no_handler_of_the_runtime() {
+    if case().is_none() {
+        succeeds(&mut again("process::runs_no_handler_of_the_runtime", "inside"));
+        return;
+    }
+    for signal in [libc::SIGTERM, libc::SIGUSR1, libc::SIGHUP] {
+        count(signal);
+    }
+    for program in programs() {
+        for _ in 0..20 {
+            let mut sandbox = sandbox(&program, &[Namespace::Pid]).spawn().unwrap();
+            // The first has no effect on PID 1, and the second ends it.
+            for signal in [Signal::HUP, Signal::TERM] {
+                pidfd_send_signal(sandbox.pidfd(), signal).unwrap();
+            }
+            assert_eq!(sandbox.wait().unwrap().code(), Some(0));
+        }
+    }
+    assert_eq!(handled().load(Ordering::Relaxed), 0);
+    // The negative control: a handler counts.
+    crate::harness::raise(libc::SIGUSR1);
+    assert_eq!(handled().load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn says_how_it_ended() {
+    let program = Program::new().unwrap();
+    let mut killed = sandbox(&program, &[Namespace::Pid]).spawn().unwrap();
+    killed.kill().unwrap();
+    assert_eq!(killed.wait().unwrap().signal(), Some(libc::SIGKILL));
+    assert!(killed.namespace(Namespace::Pid).is_err(), "it has ended");
+    // As other signals do where pause is not PID 1.
+    let mut sandbox = sandbox(&program, &[Namespace::Uts]).spawn().unwrap();
+    pidfd_send_signal(sandbox.pidfd(), Signal::HUP).unwrap();
+    assert_eq!(sandbox.wait().unwrap().signal(), Some(libc::SIGHUP));
+}
+
+/// A runtime without a right to execute memfds.
+#[test]
+fn starts_where_no_memfd_can_be_executed() {
+    let test = "process::starts_where_no_memfd_can_be_executed";
+    if case().is_none() {
+        let script = "echo 2 > /proc/sys/vm/memfd_noexec || exit 77; exec \"$@\"";
+        let shell = [
+            "unshare",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ];
+        let output = crate::harness::output(&mut crate::harness::again_in(&shell, test, "inside"));
+        if matches!(output.status.code(), Some(1 | 77)) {
+            crate::harness::skip!(
+                "memfd_noexec",
+                "it cannot be set here (root, Linux 6.3): {output:?}"
+            );
+        }
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    assert_eq!(Program::new().unwrap_err().kind(), ErrorKind::PermissionDenied);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pause");
+    let mut file = fs::File::create(&path).unwrap();
+    file.write_all(podpause::ELF).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    file.set_permissions(mode).unwrap();
+    drop(file);
+    for program in [
+        Program::new().or_else(|_| Program::from_file(&path)).unwrap(),
+        Program::new().unwrap_or_else(|_| Program::without_exec()),
+    ] {
+        let mut sandbox = sandbox(&program, &KINDS).spawn().unwrap();
+        assert_eq!(sandbox.terminate().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn is_in_the_cgroup_that_it_is_started_in() {
+    let Some(cgroup) = Cgroup::new("start") else {
+        crate::harness::skip!("cgroup", "no folder of cgroup v2 can be made here");
+    };
+    let program = Program::new().unwrap();
+    let sandbox = sandbox(&program, &KINDS).cgroup(&cgroup.0).spawn().unwrap();
+    let processes = fs::read_to_string(cgroup.0.join("cgroup.procs")).unwrap();
+    assert_eq!(processes.trim(), sandbox.pid().to_string());
+}
+
+/// A folder of cgroup v2, which is removed when this is dropped.
+pub struct Cgroup(pub PathBuf);
+
+impl Cgroup {
+    pub fn new(name: &str) -> Option<Self> {
+        Self::below(&Self::root()?, name)
+    }
+
+    /// In this folder of either version.
+    pub fn below(folder: &Path, name: &str) -> Option<Self> {
+        let path = folder.join(format!("podpause-test-{name}-{}", std::process::id()));
+        fs::create_dir(&path).ok()?;
+        Some(Self(path))
+    }
+
+    /// Where cgroup v2 is mounted.
+    pub fn root() -> Option<PathBuf> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let path = fields.next()?;
+            (fields.next() == Some("cgroup2")).then(|| PathBuf::from(path))
+        })
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = fs::remove_dir(&self.0);
+        } else {
+            fs::remove_dir(&self.0).unwrap();
+        }
+    }
+}
+
+/// A container that was not reaped keeps PID 1 from being reaped: drop gives up, and does not hang.
+#[test]
+fn does_not_hang_on_drop_if_a_container_is_not_reaped() {
+    let program = Program::new().unwrap();
+    let sandbox = sandbox(&program, &[Namespace::Pid]).spawn().unwrap();
+    let mut sleep = Command::new("sleep");
+    sleep.arg("infinity");
+    let mut container = sandbox.start(sleep).unwrap();
+    let pidfd = sandbox.pidfd().try_clone_to_owned().unwrap();
+    drop(sandbox);
+    assert!(!is_readable(&pidfd, Duration::ZERO), "PID 1 waits for the container to be reaped");
+    assert_eq!(container.wait().unwrap().signal(), Some(libc::SIGKILL));
+    assert!(is_readable(&pidfd, DEADLINE));
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).unwrap();
+}
