@@ -17,7 +17,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use walkdir::WalkDir;
 
 use crate::report::skipped;
@@ -105,7 +105,7 @@ impl Cage {
         let cgroup = format!("podpause-{}-{count}", std::process::id());
         let mut maker = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
-            .args(["unshare", "--mount", "--propagation", "private", "--net"])
+            .args(["unshare", "--mount", "--propagation", "private", "--net", "--uts", "--ipc"])
             .args(["--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"])
             .args(["sh", "-ec", SET_UP])
             .arg(system_root())
@@ -168,16 +168,32 @@ impl Cage {
         self.unlimited(&[&["timeout", "--signal=KILL", &seconds], words].concat())
     }
 
-    /// A command that runs in the cage for as long as the cage does.
+    /// A command that runs in the cage for as long as the calling thread does.
     fn unlimited(&self, words: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", "nsenter"]);
+        self.enter(&mut command);
+        command.args(words);
         command
-            .args(["--pdeathsig", "KILL", "--", "nsenter", "--target", &self.init.to_string()])
-            .args(["--mount", "--pid", "--net", "--"])
-            .args(words)
+    }
+
+    /// Adds the arguments of `nsenter` up to the command that runs in the cage.
+    fn enter(&self, nsenter: &mut Command) {
+        nsenter
+            .args(["--target", &self.init.to_string()])
+            .args(["--mount", "--pid", "--net", "--uts", "--ipc", "--"])
             .env("PATH", PATH)
             .stdin(Stdio::null());
-        command
+    }
+
+    /// Starts a daemon that has no deadline and may outlive the calling thread. It ends with the cage.
+    /// What it prints is appended to this file of the cage.
+    pub fn daemon(&self, words: &[&str], log: &str) -> Daemon {
+        let log = File::options().create(true).append(true).open(self.path(log)).unwrap();
+        let mut command = Command::new("nsenter");
+        self.enter(&mut command);
+        command.args(words).stdout(log.try_clone().unwrap()).stderr(log);
+        Daemon(command.spawn().unwrap())
     }
 
     /// Runs a command to its end.
@@ -216,7 +232,7 @@ impl Cage {
     }
 
     /// The cgroups of the cage: its own in each hierarchy.
-    fn cgroups(&self) -> Vec<PathBuf> {
+    pub fn cgroups(&self) -> Vec<PathBuf> {
         cgroups_called(&self.cgroup)
     }
 
@@ -307,6 +323,42 @@ impl Job {
 impl Drop for Job {
     fn drop(&mut self) {
         let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A daemon in a cage. The process is `nsenter`: the daemon is its only child, since it is in another PID
+/// namespace.
+pub struct Daemon(Child);
+
+impl Daemon {
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
+    /// Sends SIGTERM, and waits for the end.
+    pub fn stop(mut self) {
+        let nsenter = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty()).unwrap();
+        self.signal(Signal::TERM);
+        assert!(is_readable(&nsenter, DEADLINE), "it does not end on SIGTERM");
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        let children = format!("/proc/{0}/task/{0}/children", self.0.id());
+        let children = fs::read_to_string(children).unwrap_or_default();
+        for pid in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            self.signal(Signal::KILL);
+            let _ = self.0.kill();
+        }
         let _ = self.0.wait();
     }
 }

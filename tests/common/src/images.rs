@@ -71,7 +71,8 @@ pub fn version() -> &'static str {
     PAUSE.rsplit_once(':').unwrap().1
 }
 
-/// Makes an archive of the folder with this name, whose only layer is its folder `root`.
+/// Makes an archive of the folder with this name below `/run/images`, whose only layer is its folder `root`,
+/// and returns its path in the cage.
 pub fn archive(cage: &Cage, folder: &str, name: &str, config: serde_json::Value) -> String {
     let folder = format!("/run/images/{folder}");
     let tar = "tar --create --sort=name --numeric-owner --owner=0 --group=0 --mtime=@0";

@@ -1,0 +1,71 @@
+//! The certificates of a cluster that lives as long as the suite: made anew each time, and never stored.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+/// A certificate and its private key, in PEM.
+pub struct Pair {
+    pub certificate: String,
+    pub key: String,
+}
+
+pub struct Certificates {
+    /// The certificate of the authority that has signed the others, in PEM.
+    pub authority: String,
+    /// Of the API server and of the kubelet.
+    pub server: Pair,
+    /// Of everybody who talks to them, as an administrator.
+    pub client: Pair,
+    /// The keys that tokens of service accounts are signed and checked with; the certificate is the
+    /// public key.
+    pub accounts: Pair,
+}
+
+impl Certificates {
+    /// Certificates for servers with these addresses.
+    pub fn new(addresses: &[&str]) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = named("podpause-suite", None);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let authority = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        let signed = |mut params: CertificateParams, purpose| {
+            params.extended_key_usages = vec![purpose];
+            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+            Pair { certificate, key: key.serialize_pem() }
+        };
+        let mut server = CertificateParams::new(
+            addresses.iter().map(|&name| name.to_owned()).collect::<Vec<_>>(),
+        )
+        .unwrap();
+        server.distinguished_name = named("server", None).distinguished_name;
+        let accounts = KeyPair::generate().unwrap();
+        Self {
+            server: signed(server, ExtendedKeyUsagePurpose::ServerAuth),
+            // The API server knows this group: it may do everything.
+            client: signed(
+                named("suite", Some("system:masters")),
+                ExtendedKeyUsagePurpose::ClientAuth,
+            ),
+            accounts: Pair {
+                certificate: accounts.public_key_pem(),
+                key: accounts.serialize_pem(),
+            },
+            authority,
+        }
+    }
+}
+
+fn named(name: &str, group: Option<&str>) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    if let Some(group) = group {
+        params.distinguished_name.push(DnType::OrganizationName, group);
+    }
+    params
+}

@@ -1,0 +1,137 @@
+//! What pause is there for: it outlives containers, reaps orphans, is replaced when it is killed, and its
+//! image stays on the node.
+
+use rustix::fs::statvfs;
+use serde_json::json;
+
+use crate::images::{self, GARBAGE, GARBAGE_BYTES, Sandbox};
+use crate::node::{DEADLINE, Node, STEP};
+use crate::pods::{is_ready, shell};
+
+/// How many orphans each check makes.
+const ORPHANS: usize = 200;
+
+/// A pod whose containers share a PID namespace.
+fn sharing(name: &str) -> serde_json::Value {
+    shell(name, "exec sleep 1000000", json!({ "shareProcessNamespace": true }))
+}
+
+/// Orphans whose parent is not told of them any more than by default.
+pub fn ordinary_orphans_leave_no_zombie(node: &Node, sandbox: &Sandbox) {
+    let (before, after) = wake_ups(node, "ordinary");
+    if sandbox.is_ours() {
+        assert_eq!(before, after, "pause was woken");
+    }
+}
+
+/// Orphans that ask to be traced by PID 1, and end: the kernel does not release these by itself.
+pub fn traced_orphans_leave_no_zombie(node: &Node, _: &Sandbox) {
+    wake_ups(node, "traced");
+}
+
+/// Makes orphans of this kind, as an ordinary user, waits until none is left of them, and returns the context switches of the
+/// sandbox before and after.
+fn wake_ups(node: &Node, kind: &str) -> (String, String) {
+    let name = format!("{kind}-orphans");
+    let mut pod = sharing(&name);
+    // A process with capabilities cannot be traced by a sandbox that has none. ptrace(2), PTRACE_TRACEME
+    pod["spec"]["securityContext"] = json!({ "runAsUser": 1_000 });
+    let applied = node.create(vec![pod]);
+    let pod = node.pod(&name);
+    pod.wait_until_ready();
+    let sandbox = pod.sandbox().pid;
+    // It is asleep before the first.
+    node.until("the sandbox sleeps", || node.status_field(sandbox, "State").starts_with('S'));
+    if node.status_field(sandbox, "Name") == "pause" {
+        node.cage.wait_for_pause(sandbox);
+    }
+    let switches = || node.status_field(sandbox, "voluntary_ctxt_switches");
+    let before = switches();
+    let made = pod.exec("shell", &["orphans", kind, &ORPHANS.to_string()]);
+    assert_eq!(made.trim(), ORPHANS.to_string(), "as many orphans were made");
+    node.until("no zombie is left", || {
+        let left = node.cage.children(sandbox);
+        left.iter().all(|(_, state)| *state != 'Z')
+    });
+    let after = switches();
+    let rows = pod.ps("shell");
+    assert!(rows.iter().all(|row| !row.2.contains("orphans")), "{rows:?}");
+    applied.delete();
+    (before, after)
+}
+
+/// Somebody kills the sandbox on the node: the kubelet makes a new one, and starts the containers again.
+pub fn a_killed_sandbox_is_replaced(node: &Node, _: &Sandbox) {
+    let volume = json!({
+        "shareProcessNamespace": true,
+        "terminationGracePeriodSeconds": 1,
+        "volumes": [{ "name": "kept", "emptyDir": {} }],
+    });
+    let mut pod = shell("killed-sandbox", "echo line >> /kept/lines; exec sleep 1000000", volume);
+    pod["spec"]["containers"][0]["volumeMounts"] =
+        json!([{ "name": "kept", "mountPath": "/kept" }]);
+    let applied = node.create(vec![pod]);
+    let pod = node.pod("killed-sandbox");
+    pod.wait_until_ready();
+    let before = pod.sandbox();
+    node.cage.run(&["kill", "-KILL", &before.pid.to_string()]);
+    pod.wait("its container is started again", |pod| {
+        is_ready(pod) && crate::pods::status_of(pod, "shell").restart_count == 1
+    });
+    let after = pod.sandbox();
+    assert_ne!(before.id, after.id);
+    let address = pod.address();
+    let interface = pod.exec("shell", &["ip", "-o", "-4", "address", "show", "dev", "eth0"]);
+    assert!(interface.contains(&format!("inet {address}/")), "{interface}");
+    // Volumes belong to the pod and not to the sandbox.
+    assert_eq!(pod.exec("shell", &["cat", "/kept/lines"]), "line\nline\n");
+    applied.delete();
+}
+
+/// The kubelet clears the disk: images that nobody uses go, and the sandbox's stays.
+pub fn the_image_survives_garbage_collection(node: &Node, sandbox: &Sandbox) {
+    images::load_garbage(node);
+    let has = |image: &str| images::names(node).iter().any(|name| name == image);
+    assert!(has(GARBAGE) && has(&sandbox.image));
+    // Without the garbage, there is just enough room.
+    let disk = statvfs(node.cage.path("/var/lib/containerd")).unwrap();
+    let available = disk.f_bavail * disk.f_frsize;
+    let threshold = (available + GARBAGE_BYTES / 2).to_string();
+    node.switch(
+        sandbox,
+        json!({
+            "evictionHard": { "imagefs.available": threshold },
+            "imageMinimumGCAge": "1s",
+        }),
+    );
+    node.until("the garbage is collected", || !has(GARBAGE));
+    assert!(has(&sandbox.image), "{:?}", images::names(node));
+    node.switch(sandbox, json!({}));
+    // Not only the name is left.
+    let applied = node.create(vec![sharing("after-collection")]);
+    let pod = node.pod("after-collection");
+    pod.wait_until_ready();
+    assert_eq!(pod.ps("shell").first().map(|row| row.2.clone()), Some(sandbox.command.clone()));
+    applied.delete();
+    // Those that other checks need may have gone, too.
+    images::load(node);
+}
+
+/// Everything that was started here is deleted. Processes, mounts, namespaces, cgroups, interfaces and folders
+/// of pods go with it.
+pub fn nothing_is_left_of_the_pods(node: &Node, _: &Sandbox) {
+    let start = std::time::Instant::now();
+    loop {
+        let left = node.leftovers();
+        if left.is_empty() {
+            break;
+        }
+        assert!(start.elapsed() < DEADLINE, "left: {left:#?}");
+        std::thread::sleep(STEP);
+    }
+    // The check can fail.
+    let applied = node.create(vec![sharing("leaves-something")]);
+    node.pod("leaves-something").wait_until_ready();
+    assert!(!node.leftovers().is_empty());
+    applied.delete();
+}
