@@ -18,20 +18,20 @@ fn sharing(name: &str) -> serde_json::Value {
 
 /// Orphans whose parent is not told of them any more than by default.
 pub fn ordinary_orphans_leave_no_zombie(node: &Node, sandbox: &Sandbox) {
-    let (before, after) = wake_ups(node, "ordinary");
+    let (before, after) = wake_ups(node, sandbox, "ordinary");
     if sandbox.is_ours() {
         assert_eq!(before, after, "pause was woken");
     }
 }
 
 /// Orphans that ask to be traced by PID 1, and end: the kernel does not release these by itself.
-pub fn traced_orphans_leave_no_zombie(node: &Node, _: &Sandbox) {
-    wake_ups(node, "traced");
+pub fn traced_orphans_leave_no_zombie(node: &Node, sandbox: &Sandbox) {
+    wake_ups(node, sandbox, "traced");
 }
 
 /// Makes orphans of this kind, as an ordinary user, waits until none is left of them, and returns the context switches of the
 /// sandbox before and after.
-fn wake_ups(node: &Node, kind: &str) -> (String, String) {
+fn wake_ups(node: &Node, image: &Sandbox, kind: &str) -> (String, String) {
     let name = format!("{kind}-orphans");
     let mut pod = sharing(&name);
     // A process with capabilities cannot be traced by a sandbox that has none. ptrace(2), PTRACE_TRACEME
@@ -42,7 +42,7 @@ fn wake_ups(node: &Node, kind: &str) -> (String, String) {
     let sandbox = pod.sandbox().pid;
     // It is asleep before the first.
     node.until("the sandbox sleeps", || node.status_field(sandbox, "State").starts_with('S'));
-    if node.status_field(sandbox, "Name") == "pause" {
+    if image.is_ours() {
         node.cage.wait_for_pause(sandbox);
     }
     let switches = || node.status_field(sandbox, "voluntary_ctxt_switches");
