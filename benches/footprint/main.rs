@@ -12,6 +12,7 @@ mod measure;
 mod process;
 mod programs;
 
+use std::fmt;
 use std::fs;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -36,9 +37,10 @@ type Result<T> = std::result::Result<T, String>;
 #[derive(Parser)]
 #[command(name = "footprint", bin_name = "cargo bench --bench footprint --")]
 struct Options {
-    /// Other pause binaries, such as the one from the image registry.k8s.io/pause.
-    #[arg(value_name = "PROGRAM")]
-    programs: Vec<PathBuf>,
+    /// Other pause binaries, such as `/pause` of an image, with the names that they have in the tables:
+    /// registry.k8s.io/pause:3.9=./pause. Without one, the path is the name.
+    #[arg(value_name = "[NAME=]PROGRAM")]
+    programs: Vec<Given>,
     /// An OCI image layout that has a program's image, such as pause=dist/oci: its size is shown.
     #[arg(long, value_name = "PROGRAM=FOLDER")]
     layout: Vec<Layout>,
@@ -60,6 +62,32 @@ struct Options {
     /// Cargo hands this over.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// A program by the name that it has in the tables.
+#[derive(Clone)]
+struct Given {
+    name: String,
+    path: PathBuf,
+}
+
+impl std::str::FromStr for Given {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
+        let (name, path) = text.split_once('=').unwrap_or((text, text));
+        Ok(Self { name: name.into(), path: path.into() })
+    }
+}
+
+impl fmt::Display for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match self.path.as_os_str() == self.name.as_str() {
+            true => write!(f, "{path}"),
+            false => write!(f, "{}={path}", self.name),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -148,7 +176,7 @@ fn measure(options: &Options) -> Result<Record> {
     let mut counts: Vec<_> =
         (1..).map(|power| 10_usize.pow(power)).take_while(|&count| count < instances).collect();
     counts.push(instances);
-    let bar = progress_bar((subjects.len() * (4 + 1 + 3 + counts.len()) + 21) as u64);
+    let bar = progress_bar((subjects.len() * (4 + 1 + 4 + counts.len()) + 21) as u64);
     let step = || bar.inc(1);
 
     bar.set_message("memory");
@@ -167,6 +195,7 @@ fn measure(options: &Options) -> Result<Record> {
     bar.set_message("orphans");
     measure::orphans(&mut subjects, Condition::Running, None, &step)?;
     measure::orphans(&mut subjects, Condition::Stopped, None, &step)?;
+    measure::orphans(&mut subjects, Condition::Traced, None, &step)?;
     if cpu.is_some() {
         measure::orphans(&mut subjects, Condition::LowestCpuShare, cpu.as_ref(), &step)?;
     }
@@ -220,7 +249,7 @@ fn machine(options: &Options, is_root: bool, memory_cgroup: &str, load: f64) -> 
     let release = uname.release().to_string_lossy();
     let is_of_number = |letter: char| letter.is_ascii_digit() || letter == '.';
     let number = release.split(|letter| !is_of_number(letter)).next().unwrap_or_default();
-    let programs = options.programs.iter().map(|program| program.display().to_string());
+    let programs = options.programs.iter().map(Given::to_string);
     let layouts = options.layout.iter();
     let layouts = layouts
         .map(|Layout { program, folder }| format!("--layout {program}={}", folder.display()));

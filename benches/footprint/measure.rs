@@ -456,7 +456,10 @@ pub fn orphans(
 fn storm(process: &Process, condition: Condition) -> Result<Orphans> {
     let before = Counters::settled(process.pid.as_raw_pid())?;
     let begin = Instant::now();
-    let maker = process::make_orphans(process, ORPHANS, AT_ONCE)?;
+    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let (reports, report) = pipe.map_err(|error| format!("pipe: {error}"))?;
+    let is_traced = condition == Condition::Traced;
+    let maker = process::make_orphans(process, ORPHANS, AT_ONCE, is_traced, report)?;
     let mut zombies_over_time = vec![(0.0, 0)];
     let mut look = || {
         let zombies = process.zombies();
@@ -470,6 +473,10 @@ fn storm(process: &Process, condition: Condition) -> Result<Orphans> {
     let mut maker = maker;
     if maker.wait().exit_status() != Some(0) {
         return Err("the orphans could not be made: a limit on processes?".into());
+    }
+    let made = process::bytes_until_end(reports)?;
+    if made != ORPHANS {
+        return Err(format!("{made} orphans of {ORPHANS} were made, {}", condition.name()));
     }
     process::sleep(Duration::from_millis(100))?;
     let zombies_left = look();

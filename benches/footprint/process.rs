@@ -10,10 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use common::wait::is_readable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open,
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getppid, kill_process, pidfd_open,
     set_parent_process_death_signal, setpgid, waitpid,
 };
 use rustix::thread::{CpuSet, ThreadNameSpaceType, UnshareFlags};
@@ -272,9 +273,29 @@ pub fn busy_neighbour(cpu: usize) -> Result<Process> {
 
 /// Has another process make orphans in the PID namespace of this one: children that outlive their
 /// parent, `at_once` as many at a time. It ends when all their parents have.
-pub fn make_orphans(init: &Process, count: usize, at_once: usize) -> Result<Process> {
+///
+/// Each orphan writes a byte to `report`. One that is to be traced first waits until PID 1 is its parent, and
+/// makes that its tracer.
+pub fn make_orphans(
+    init: &Process,
+    count: usize,
+    at_once: usize,
+    is_traced: bool,
+    report: OwnedFd,
+) -> Result<Process> {
     let namespace = init.pidfd()?;
-    fork(move || {
+    let orphan = || {
+        if is_traced {
+            while getppid() != Some(Pid::INIT) {
+                std::thread::yield_now();
+            }
+            if !trace_me() {
+                return 1;
+            }
+        }
+        i32::from(rustix::io::write(&report, b"x") != Ok(1))
+    };
+    fork(|| {
         let pid_namespace = ThreadNameSpaceType::PROCESS_ID;
         if rustix::thread::move_into_thread_name_spaces(namespace.as_fd(), pid_namespace).is_err() {
             return 1;
@@ -285,7 +306,7 @@ pub fn make_orphans(init: &Process, count: usize, at_once: usize) -> Result<Proc
             if parent == 0 {
                 for _ in 0..at_once {
                     if fork_here() == 0 {
-                        exit(0)
+                        exit(orphan())
                     }
                 }
                 exit(0)
@@ -297,6 +318,30 @@ pub fn make_orphans(init: &Process, count: usize, at_once: usize) -> Result<Proc
         }
         0
     })
+}
+
+/// Makes the parent of this process its tracer, and returns whether it is.
+fn trace_me() -> bool {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the kernel looks at no argument of this request. ptrace(2)
+    unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, none, none) == 0 }
+}
+
+/// Waits for the end of a pipe, and returns how many bytes came before it.
+pub fn bytes_until_end(pipe: OwnedFd) -> Result<usize> {
+    let mut bytes = 0;
+    let start = Instant::now();
+    loop {
+        let left = DEADLINE.saturating_sub(start.elapsed());
+        if !is_readable(pipe.as_fd(), left) {
+            return Err("a pipe has no end: some orphan lives on".into());
+        }
+        match rustix::io::read(&pipe, &mut [0; 4_096]) {
+            Ok(0) => return Ok(bytes),
+            Ok(count) => bytes += count,
+            Err(error) => return Err(format!("read: {error}")),
+        }
+    }
 }
 
 /// Forks: 0 in the child, which then makes system calls only.

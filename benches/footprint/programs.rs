@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use common::footprint::record::Kind;
 
-use crate::Result;
+use crate::{Given, Result};
 
 pub struct Program {
     pub name: String,
@@ -75,20 +75,14 @@ impl Program {
 
 /// All programs that there are here, pause first, and those that are given, in the order in which
 /// they are shown. `folder` is for the two that are made.
-pub fn all(folder: &Path, given: &[PathBuf]) -> Result<Vec<Program>> {
+pub fn all(folder: &Path, given: &[Given]) -> Result<Vec<Program>> {
     let pause = Path::new(env!("CARGO_BIN_EXE_pause"));
     let mut programs =
         vec![Program::new("pause", Kind::Pause, pause, &["/pause"], Some(&["/pause", "-v"]))?];
-    for path in given {
-        let name = path.display().to_string();
+    for Given { name, path } in given {
         // What every pause container does: it needs no argument, and `-v` says its version.
-        programs.push(Program::new(
-            &name,
-            Kind::Given,
-            path,
-            &["/pause"],
-            Some(&["/pause", "-v"]),
-        )?);
+        let answer = Some(&["/pause", "-v"][..]);
+        programs.push(Program::new(name, Kind::Given, path, &["/pause"], answer)?);
     }
     if let Some((hold, exit)) = assembly::PROGRAMS {
         for (name, kind, code, answer) in [

@@ -1,8 +1,6 @@
 //! A run as text: all figures for a terminal, and one table for the README.
 
-use super::record::{
-    Charged, Condition, Figures, Goal, Kind, LibrarySandbox, Orphans, Record, Spread,
-};
+use super::record::{Condition, Figures, Goal, Kind, LibrarySandbox, Orphans, Record, Spread};
 use crate::number::number;
 
 /// A table. The first column is text, and the others are figures.
@@ -48,6 +46,10 @@ fn or_dash(text: Option<String>) -> String {
 
 fn kib(bytes: u64) -> String {
     format!("{}", bytes / 1_024)
+}
+
+fn kib_0(bytes: f64) -> String {
+    format!("{:.0}", bytes / 1_024.0)
 }
 
 fn kib_1(bytes: f64) -> String {
@@ -317,46 +319,25 @@ pub fn markdown(record: &Record) -> String {
     let mut table = Table::new(&[
         "",
         "file, bytes",
-        "charged, forked inside, KiB",
-        "charged after exec, KiB",
-        "Rss, KiB",
-        "of its own, KiB",
-        "page tables, KiB",
-        "start, µs",
+        "charged, KiB",
+        "resident, KiB",
         "wake-ups for 1,000 orphans",
         "zombies while stopped",
-        "wake-ups idle, in 10 s",
     ]);
     for program in &record.programs {
         let memory = program.memory.as_ref();
-        let charged = |charged: &Option<Charged>| {
-            or_dash(
-                charged
-                    .as_ref()
-                    .map(|charged| format!("{:.0}", charged.total_bytes.median / 1_024.0)),
-            )
-        };
+        let charged = program.charged_after_exec.as_ref();
+        let storm = |condition| program.storm(condition);
         let row = vec![
             match program.kind {
                 Kind::Installed | Kind::Given => format!("`{}`", program.name),
                 _ => program.name.clone(),
             },
             number(program.file_bytes),
-            charged(&program.charged_inside),
-            charged(&program.charged_after_exec),
+            or_dash(charged.map(|charged| kib_0(charged.total_bytes.median))),
             or_dash(memory.map(|memory| number(memory.rss_bytes / 1_024))),
-            or_dash(memory.map(|memory| number(memory.rss_anonymous_bytes / 1_024))),
-            or_dash(memory.map(|memory| number(memory.page_tables_bytes / 1_024))),
-            or_dash(program.start.answer_us.map(|answer| format!("{:.0}", answer.median))),
-            or_dash(
-                program
-                    .storm(Condition::Running)
-                    .map(|storm| number(storm.wakeups_per_1000 as u64)),
-            ),
-            or_dash(
-                program.storm(Condition::Stopped).map(|storm| number(storm.zombies_left as u64)),
-            ),
-            or_dash(program.idle.as_ref().map(|idle| number(idle.wakeups))),
+            or_dash(storm(Condition::Running).map(|storm| number(storm.wakeups_per_1000 as u64))),
+            or_dash(storm(Condition::Stopped).map(|storm| number(storm.zombies_left as u64))),
         ];
         table.rows.push(match program.kind {
             Kind::Pause => row.into_iter().map(|cell| format!("**{cell}**")).collect(),
