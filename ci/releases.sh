@@ -17,7 +17,7 @@ set -euo pipefail
 all="trixie forky"
 # The runtimes; what containers execute; and what the tests call themselves.
 packages="
-containerd crun docker-cli docker.io podman runc
+containerd crun docker-cli docker.io podman runc runsc
 aardvark-dns containernetworking-plugins iptables netavark nftables slirp4netns uidmap
 busybox-static catatonit
 base-files base-passwd coreutils dash mount procps tar util-linux
@@ -46,11 +46,13 @@ fetch() {
     mkdir -p "$root/usr/local/lib"
     echo '127.0.0.1 localhost' >"$root/etc/hosts"
     touch "$root/etc/resolv.conf"
+    rm -rf "${dir:?}/$release"
     mv "$root" "$dir/$release"
     echo "$release: $(ls "$dir"/apt/cache/archives/{containerd,crun,docker.io,podman,runc}_*.deb |
         sed 's/.*\///; s/_[^_]*$//' | xargs)"
 }
 
 for release in ${*:-$all}; do
-    [ -e "$dir/$release" ] || (fetch "$release")
+    # A root from before this package was in the list lacks it.
+    [ -e "$dir/$release/usr/bin/runsc" ] || (fetch "$release")
 done

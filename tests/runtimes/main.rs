@@ -5,6 +5,7 @@
 //! asks for it.
 
 mod docker;
+mod gvisor;
 mod oci;
 mod pages;
 mod podman;

@@ -7,6 +7,7 @@ pub mod folder;
 pub mod footprint;
 pub mod images;
 pub mod number;
+pub mod orphans;
 pub mod report;
 pub mod wait;
 

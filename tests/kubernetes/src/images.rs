@@ -180,7 +180,7 @@ fn root(cage: &Cage, name: &str) -> String {
     }
     let busybox = fs::read(find("busybox").unwrap()).unwrap();
     cage.write(&format!("{root}/bin/busybox"), busybox);
-    cage.write(&format!("{root}/bin/orphans"), orphans());
+    cage.write(&format!("{root}/bin/orphans"), common::orphans::program());
     cage.write(&format!("{root}/usr/share/nginx/html/index.html"), "stands in for nginx\n");
     for folder in ["dev", "etc", "proc", "sys", "tmp"] {
         fs::create_dir_all(cage.path(&format!("{root}/{folder}"))).unwrap();
@@ -190,21 +190,4 @@ fn root(cage: &Cage, name: &str) -> String {
         std::os::unix::fs::symlink("busybox", link).unwrap();
     }
     root
-}
-
-/// The program that makes orphans: see orphans.c.
-fn orphans() -> Vec<u8> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/orphans.c");
-    let program =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("orphans-{}", std::process::id()));
-    let output = Command::new("cc")
-        .args(["-static", "-O1", "-Wall", "-o"])
-        .arg(&program)
-        .arg(source)
-        .output();
-    let output = output.expect("a C compiler: Rust's linker");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let bytes = fs::read(&program).unwrap();
-    fs::remove_file(program).unwrap();
-    bytes
 }
