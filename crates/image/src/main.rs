@@ -78,8 +78,8 @@ Examples:
   podman load --input dist/pause.tar
   ctr --namespace k8s.io images import dist/pause.tar
 
-  podpause-image --out dist --platform all --tag registry.example/infra/pause:0.1.0
-  skopeo copy --all oci:dist/oci:0.1.0 docker://registry.example/infra/pause:0.1.0
+  podpause-image --out dist --platform all --tag registry.example/infra/pause:0.2.0
+  skopeo copy --all oci:dist/oci:0.2.0 docker://registry.example/infra/pause:0.2.0
 
   podpause-image --verify dist         # with the compiler that the SBOM names";
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::cage::{Cage, find};
 
 /// The name of our image, as it is in the documentation.
-pub const PAUSE: &str = "localhost/podpause/pause:0.1.0";
+pub const PAUSE: &str = "localhost/podpause/pause:0.2.0";
 /// The name of an image with podman's pause.
 pub const CATATONIT: &str = "example.com/catatonit:1";
 /// The name of an image with a shell.
