@@ -1,11 +1,11 @@
 //! `pause`: the infra container of a pod, and PID 1 of a pod that shares its PID namespace.
 //!
-//! Read [`answer`] and [`main`] for the story, and the functions below them in their order; `arm`
-//! and `hold` are in `pause.rs`, since the library has them too. Nothing else runs but the few
-//! instructions of `arch::entry_point!`, which calls the two.
+//! Start with [`answer`] and [`main`], then read the functions below them in order. `arm` and `hold` are in
+//! `pause.rs`, because the library uses them, too. The only other code is the entry point,
+//! `arch::entry_point!`, which calls the two functions.
 //!
-//! `build.rs` compiles this file once, with flags of its own; the bytes that come out are
-//! `podpause::ELF`, and, by way of [`embedded`], also the `pause` that cargo makes.
+//! `build.rs` compiles this file once, with flags of its own. The result is `podpause::ELF` and, through
+//! [`embedded`], the `pause` that cargo links.
 #![no_std]
 #![no_main]
 #![no_builtins] // A loop stays a loop: there is no memset, memcpy or strlen to call.
@@ -23,14 +23,14 @@ use start::{Request, StartStack};
 
 arch::entry_point!(crate::answer, crate::main, crate::pause::CONSTANTS);
 
-/// Answers the first question among the arguments, and exits. If there is none, returns 1 if `-P` is
-/// among the arguments, else 0.
+/// Answers the first argument that asks for an answer, and exits. If there is none, returns 1 if `-P` is an
+/// argument, otherwise 0.
 ///
-/// It runs on the start stack, before anything is written to the private page: an answer does not pay
-/// for that page. The name of the program counts as an argument.
+/// It runs on the start stack, before anything is written to the private page, so an answer does not pay
+/// for that page. The program's name counts as an argument.
 ///
-/// The result is a whole register, since the entry point passes it on. Of a `bool`, the ABIs define
-/// eight bits in one place and 32 in another.
+/// The result fills a register, because the entry point passes it on. For a `bool`, some ABIs define only
+/// eight bits of the register.
 extern "C" fn answer(stack: StartStack, constants: &Constants) -> usize {
     let mut silent = 0;
     for argument in stack.arguments() {
@@ -49,7 +49,7 @@ extern "C" fn answer(stack: StartStack, constants: &Constants) -> usize {
     silent
 }
 
-/// Holds the namespaces, if there was nothing to answer.
+/// Holds the namespaces. Runs if there was nothing to answer.
 extern "C" fn main(silent: usize, stack: StartStack, constants: &Constants, page: &mut Page) -> ! {
     copy_name(stack, constants, page);
     arm(constants, page);
@@ -62,19 +62,19 @@ extern "C" fn main(silent: usize, stack: StartStack, constants: &Constants, page
     }
     sys::set_thread_name(&constants.thread_name);
     give_back_memory(stack, page);
-    // SAFETY: the program uses no other descriptors than 1 and 2.
+    // SAFETY: `hold` requires that nothing uses a descriptor above 2. The program uses only 1 and 2.
     unsafe { hold(constants, page) }
 }
 
-/// Copies the name of the program to the private page, and notes its address: the kernel shows the
-/// name in /proc/PID/cmdline, but only from anonymous memory.
+/// Copies the program's name to the private page and records its address. The kernel shows the name in
+/// /proc/PID/cmdline, but only if it is in anonymous memory.
 #[inline(always)]
 fn copy_name(stack: StartStack, constants: &Constants, page: &mut Page) {
     page.map.place((&raw const *constants).addr(), (&raw const *page).addr());
     let Some(name) = stack.arguments().next() else { return };
     let mut length = 0;
     loop {
-        // SAFETY: all bytes before this one are not zero.
+        // SAFETY: no byte before this one is zero, so the index is at most that of the zero byte.
         let byte = unsafe { name.byte(length) };
         // The last byte stays zero.
         if byte == 0 || length == page.name.len() - 1 {
@@ -88,22 +88,23 @@ fn copy_name(stack: StartStack, constants: &Constants, page: &mut Page) {
     page.map.arg_end = (copy + length + 1) as u64;
 }
 
-/// Gives back the start stack, what the kernel mapped around it, and the page tables of both.
+/// Unmaps the start stack and everything that the kernel mapped around it, which also frees their page
+/// tables.
 ///
-/// Everything stays mapped if the kernel cannot be told that the name has moved.
+/// If the kernel refuses to be told that the name has moved, everything stays mapped.
 #[inline(always)]
 fn give_back_memory(stack: StartStack, page: &mut Page) {
-    // Where no end is fixed, the end of the stack serves, and what lies above it stays. The path of the
-    // program is the last string on the stack, so it is in the last page. munmap rounds up.
+    // Without a fixed end, unmap up to the end of the stack; what lies above stays. The program's path is
+    // the last string on the stack, so it is in the last page. munmap rounds up to a whole page.
     let Some(end) = arch::MEMORY_END.or_else(|| stack.path()) else { return };
     if sys::set_memory_map(&mut page.map) {
-        // SAFETY: this starts behind the private page, the last memory that is in use. `main` uses the
-        // start stack no more.
+        // SAFETY: nothing may use this memory any more. It starts behind the private page, which is the last
+        // memory in use, and `main` has read all that it needs from the start stack.
         unsafe { sys::unmap((&raw const *page).addr() + elf::PAGE_MAX, end) }
     }
 }
 
-/// There is no panic: the linker does not find the function, and says its name.
+/// Makes a panic a link error: the linker does not find this function, and prints its name.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
     // SAFETY: this is a name for the linker to miss.

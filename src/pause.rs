@@ -1,30 +1,29 @@
-//! What it is to be pause, once the arguments are read: arm, hold.
+//! What the program and the library's `run` have in common: arm and hold.
 
 use crate::sys;
 
 /// Exit status: the answer to `-v` or `-h` could not be written.
 pub const CANNOT_ANSWER: usize = 1;
-/// Exit status: signals could not be blocked, or SIGCHLD not be ignored.
+/// Exit status: signals could not be blocked, or SIGCHLD could not be ignored.
 pub const CANNOT_ARM: usize = 2;
 /// Exit status: the wait for a signal failed.
 pub const CANNOT_WAIT: usize = 3;
 
-/// What `-h` answers. Its first line is what `-v` answers.
+/// The answer to `-h`. Its first line is the answer to `-v`.
 const ABOUT: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v | -h | -P]\n");
 /// The length of that line, in bytes.
 pub const VERSION_LENGTH: usize = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n").len();
 
-/// A message. All have one length, so that it need not be said with each.
+/// A message. All have the same length, so no code has to load it.
 type Message = [u8; 18];
 
-/// What the kernel is given to read. One register reaches all of it, where each would need instructions
-/// for an address of its own.
+/// All memory that the kernel reads. One register reaches all of it; separate statics would each need
+/// instructions for an address.
 #[repr(C)]
 pub struct Constants {
-    /// The signals that are blocked, so that they act only when pause takes them, one by one. SIGTERM
-    /// and SIGINT end it. SIGCHLD says that a traced child has ended. The others are those that a
-    /// message can raise, which would kill pause (SIGPIPE, SIGXFSZ) or stop it (SIGTTOU); they are taken
-    /// and forgotten.
+    /// The signals that pause blocks and waits for. SIGTERM and SIGINT end it. SIGCHLD announces that a
+    /// traced child has exited. A message can raise the others, which would kill pause (SIGPIPE, SIGXFSZ)
+    /// or stop it (SIGTTOU); pause takes and ignores them.
     pub signals: sys::SignalSet,
     pub not_pid_1: Message,
     pub cannot_hold: Message,
@@ -54,22 +53,22 @@ pub static CONSTANTS: Constants = Constants {
     root: sys::Terminated::new(b"/\0"),
 };
 
-/// The private page, from its start to the stack that grows down towards it. Zero at first.
+/// The start of the private page. The stack grows down towards it. Zero at first.
 ///
-/// What is used most comes first: an offset below 128 makes short instructions on x86_64.
+/// The most used fields come first: an offset below 128 makes shorter instructions on x86_64.
 #[repr(C)]
 pub struct Page {
     pub map: sys::MemoryMap,
     pub buffers: sys::Buffers,
-    /// The name of the program, as far as it fits, and a zero byte.
+    /// The program's name, as much of it as fits, and a zero byte.
     pub name: [u8; 128],
 }
 
 /// Writes a message to stderr, unless that would block.
 ///
-/// What poll(2) says is true of the moment: should another writer fill the same pipe right behind it,
-/// the write would wait for a reader. To make stderr non-blocking instead would do that to everybody
-/// who shares it.
+/// poll(2) describes only the moment of the call. If another writer fills the same pipe before the write,
+/// the write waits for a reader. Making stderr non-blocking instead would affect every process that shares
+/// it.
 #[inline(never)]
 pub fn say(page: &mut Page, message: &Message) {
     if sys::is_writable(&mut page.buffers, sys::STDERR) {
@@ -77,20 +76,20 @@ pub fn say(page: &mut Page, message: &Message) {
     }
 }
 
-/// Says why pause ends, and ends it.
+/// Writes a last message and exits.
 #[inline(always)]
 fn end(page: &mut Page, message: &Message, status: usize) -> ! {
     say(page, message);
     sys::exit(status)
 }
 
-/// Blocks the signals that pause takes, and has the kernel reap.
+/// Blocks the signals that pause waits for, and makes the kernel reap.
 ///
 /// A blocked signal stays pending even if it is ignored, and even if PID 1 has no handler for it
 /// (`sig_ignored` in Linux `kernel/signal.c`). While SIGCHLD is ignored, the kernel releases an ordinary
-/// child as it dies, and an orphan that is already dead as it is reparented. It sends no signal then. For
-/// a traced child it sends SIGCHLD and leaves the rest to the tracer (`do_notify_parent` there). A child
-/// that calls PTRACE_TRACEME makes its parent the tracer, so pause may be one.
+/// child when it exits, and a dead orphan when it is reparented, and sends no signal. For a traced child
+/// it sends SIGCHLD and leaves the release to the tracer (`do_notify_parent`, same file). PTRACE_TRACEME
+/// makes the parent the tracer, so pause may be a tracer.
 #[inline(always)]
 pub fn arm(constants: &Constants, page: &mut Page) {
     if !(sys::set_signal_mask(&constants.signals) && sys::ignore_sigchld(&mut page.buffers)) {
@@ -98,22 +97,22 @@ pub fn arm(constants: &Constants, page: &mut Page) {
     }
 }
 
-/// Sleeps until SIGTERM or SIGINT, and ends. Reaps the children that the kernel has not released.
+/// Sleeps until SIGTERM or SIGINT, then exits. Reaps the children that the kernel has not released.
 ///
 /// # Safety
 ///
-/// Nothing in the process uses a descriptor above 2 any more.
+/// Nothing in the process uses a descriptor above 2 from here on.
 #[inline(always)]
 pub unsafe fn hold(constants: &Constants, page: &mut Page) -> ! {
     let (message, status) = loop {
         while sys::reap_one() > 0 {}
         // This comes last before the first sleep, so EOF on an inherited pipe signals readiness.
-        // SAFETY: the caller guarantees it.
+        // SAFETY: the caller guarantees that nothing uses a descriptor above 2.
         unsafe { sys::close_all_but_stdio() };
         match sys::wait_for_signal(&constants.signals) {
             sys::SIGTERM => break (&constants.sigterm, 0),
             sys::SIGINT => break (&constants.sigint, 0),
-            // SIGCHLD, or a signal that means nothing here.
+            // SIGCHLD, or a signal that a message has raised.
             1.. => {}
             _ => break (&constants.cannot_hold, CANNOT_WAIT),
         }

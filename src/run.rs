@@ -1,22 +1,21 @@
-//! pause without a program: the caller itself becomes it.
+//! pause without a program: the calling process becomes pause.
 
 use crate::arch::{nr, syscall};
 use crate::pause::{CONSTANTS, Page, arm, hold};
 use crate::sys;
 
-/// Becomes pause in this very process, without exec: for the child of a runtime that has nothing to
-/// execute.
+/// Turns the calling process into pause, without exec. Meant for the child of a runtime that cannot execute
+/// a file or a memfd.
 ///
-/// It behaves as the program does, with these differences. It keeps what memory the process has, its
-/// command line and its environment. It never warns. Children that the process has already, and whose
-/// end has another signal than SIGCHLD (clone(2)), are not reaped. No handler of the caller runs any
-/// more, also not for a signal that is pending: the actions of all signals become the default, as
-/// after an exec, before the mask is opened.
+/// It behaves like the program, with these differences. It keeps the memory, the command line and the
+/// environment of the process. It prints no warning. It does not reap children that the process already has
+/// if their exit signal is not SIGCHLD (clone(2)). It resets all signal actions before it unblocks signals,
+/// so no handler of the caller runs, not even for a pending signal.
 ///
 /// # Safety
 ///
-/// The process has this one thread, as a child has behind fork(2) or clone3(2) without CLONE_VM.
-/// Descriptors above 2 are closed, so nothing may run in the process any more that uses one.
+/// The process has one thread, as a child has after fork(2), or after clone3(2) without CLONE_VM. Nothing in
+/// the process uses a descriptor above 2 from here on, since this function closes them.
 ///
 /// ```no_run
 /// # fn fork() -> i32 { 1 }
@@ -29,8 +28,8 @@ use crate::sys;
 pub unsafe fn run() -> ! {
     // SAFETY: the struct is made of integers, for which zero is a value.
     let mut page: Page = unsafe { core::mem::zeroed() };
-    // `arm` opens the mask for most signals. Until the actions are reset, a signal that is pending
-    // then would run a handler of the caller.
+    // `arm` unblocks most signals. Without the reset before it, a pending signal would run a handler of
+    // the caller.
     sys::set_signal_mask(&[0xff; size_of::<sys::SignalSet>()]);
     reset_signal_actions();
     arm(&CONSTANTS, &mut page);

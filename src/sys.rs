@@ -1,8 +1,8 @@
-//! The system calls that pause makes, by name, and the few constants that they need.
+//! The system calls that pause makes, and their constants.
 //!
 //! A constant has the same value on all our architectures (Linux `include/uapi/asm-generic/`). A
-//! result below zero is a negated errno. Constants and fields are public to `crates/abi-check`,
-//! which checks them against the libc crate. Nothing else uses those that are not used here.
+//! negative result is a negated errno. Constants and fields are public for `crates/abi-check`, which
+//! compares them with the libc crate.
 
 use crate::arch::{nr, succeeds, syscall};
 
@@ -30,7 +30,7 @@ pub const PR_SET_MM: usize = 35;
 pub const PR_SET_MM_MAP: usize = 14;
 pub const PR_SET_CHILD_SUBREAPER: usize = 36;
 
-/// A set of signals, as the kernel has it: the bytes of a number in which signal N is bit N - 1.
+/// The kernel's signal set: a 64-bit number in which signal N is bit N - 1.
 pub type SignalSet = [u8; 8];
 
 /// The set of these signals.
@@ -59,15 +59,15 @@ pub struct SignalAction {
     pub zero: [usize; 4],
 }
 
-/// What the kernel is pointed at by [`is_writable`] and [`ignore_sigchld`]. Zero at first.
+/// Memory that [`is_writable`] and [`ignore_sigchld`] pass to the kernel. Zero at first.
 #[repr(C)]
 pub struct Buffers {
     pub poll: PollFd,
     pub action: SignalAction,
 }
 
-/// `struct prctl_mm_map` of a 64-bit kernel (Linux `include/uapi/linux/prctl.h`): where the kernel
-/// looks for what it shows of a process. All are addresses, but for the last two. Zero at first.
+/// `struct prctl_mm_map` of a 64-bit kernel (Linux `include/uapi/linux/prctl.h`): the addresses of what the
+/// kernel shows about a process in /proc. Zero at first.
 ///
 /// A 32-bit kernel has a shorter address in `auxv`: see [`set_memory_map`].
 #[repr(C)]
@@ -88,14 +88,14 @@ pub struct MemoryMap {
     pub exe_fd: u32,
 }
 
-/// For `exe_fd`: the executable stays what it is.
+/// For `exe_fd`: do not change /proc/PID/exe.
 const NO_FILE: u32 = u32::MAX;
 
 impl MemoryMap {
-    /// Sets all addresses that there are to set: the stack is at `page`, and the rest at `text`.
+    /// Sets all addresses: the stack to `page`, and the rest to `text`.
     ///
-    /// The kernel wants every address to be one (`validate_prctl_map_addr` in `kernel/sys.c`). With
-    /// `brk` elsewhere, it calls the page `[stack]` in /proc/PID/maps, and not `[heap]`.
+    /// The kernel requires each address to be valid (`validate_prctl_map_addr` in `kernel/sys.c`). Because
+    /// `brk` is not in the page, /proc/PID/maps shows it as `[stack]` and not as `[heap]`.
     #[inline(always)]
     pub fn place(&mut self, text: usize, page: usize) {
         let addresses = (&raw mut *self).cast::<[u64; 11]>();
@@ -126,28 +126,28 @@ fn address<T: ?Sized>(of: *const T) -> usize {
     of.expose_provenance()
 }
 
-/// Writes to a descriptor, and returns the number of bytes that were taken. write(2)
+/// Writes to a descriptor, and returns the number of bytes written. write(2)
 #[inline(always)]
 pub fn write(descriptor: usize, bytes: &[u8]) -> i32 {
-    // SAFETY: the kernel reads `bytes`, and no more than it is told that there are.
+    // SAFETY: the kernel reads `bytes.len()` bytes, which are those of `bytes`.
     unsafe { syscall(nr::WRITE, [descriptor, address(bytes.as_ptr()), bytes.len()]) }
 }
 
-/// Writes to a descriptor, and does not look what comes of it. write(2)
+/// Writes to a descriptor, and ignores the result. write(2)
 #[inline(always)]
 pub fn write_and_forget(descriptor: usize, bytes: &[u8]) {
-    // SAFETY: the kernel reads `bytes`, and no more than it is told that there are.
+    // SAFETY: the kernel reads `bytes.len()` bytes, which are those of `bytes`.
     unsafe { succeeds(nr::WRITE, [descriptor, address(bytes.as_ptr()), bytes.len()]) };
 }
 
-/// Whether poll(2) says that a write to this descriptor does not block: it would succeed, or fail at
-/// once, as on a closed descriptor or a pipe without a reader. If the call fails, the answer is no.
+/// Whether a write to this descriptor does not block, according to poll(2). That includes a write that
+/// fails at once, as on a closed descriptor or a pipe without a reader. False if the call fails.
 #[inline(always)]
 pub fn is_writable(buffers: &mut Buffers, descriptor: usize) -> bool {
     buffers.poll.fd = descriptor as i32;
     buffers.poll.events = POLLOUT;
     let poll = address(&raw mut buffers.poll);
-    // The timeout has two numbers of at most eight bytes each. They are zero, so the call returns at once.
+    // The timeout is a `struct timespec` of at most 16 bytes. It is zero, so the call returns at once.
     let timeout = address(&raw mut buffers.action.zero);
     let ppoll = |number| {
         // SAFETY: the kernel writes one `struct pollfd`, and may write the time that is left, which is
@@ -161,8 +161,8 @@ pub fn is_writable(buffers: &mut Buffers, descriptor: usize) -> bool {
     ready > 0
 }
 
-/// Makes the newer one of two calls, or the older one where the newer one fails: a kernel before Linux 5.1,
-/// or a filter, does not know it. An interrupted call has not failed.
+/// Makes the newer of two calls, and the older one if the newer one fails: Linux before 5.1, or a seccomp
+/// filter, does not know the newer one. EINTR is not a failure.
 #[cfg(target_pointer_width = "32")]
 #[inline(always)]
 fn newer_or_older(newer: usize, older: usize, call: impl Fn(usize) -> i32) -> i32 {
@@ -172,7 +172,7 @@ fn newer_or_older(newer: usize, older: usize, call: impl Fn(usize) -> i32) -> i3
     }
 }
 
-/// Blocks these signals and no other. Returns whether that succeeds. sigprocmask(2)
+/// Blocks exactly these signals. Returns whether that succeeds. sigprocmask(2)
 #[inline(always)]
 pub fn set_signal_mask(set: &SignalSet) -> bool {
     let arguments = [SIG_SETMASK, address(set), 0, size_of::<SignalSet>()];
@@ -180,7 +180,7 @@ pub fn set_signal_mask(set: &SignalSet) -> bool {
     unsafe { succeeds(nr::RT_SIGPROCMASK, arguments) }
 }
 
-/// Ignores SIGCHLD, so that the kernel releases children as they die. Returns whether that succeeds.
+/// Ignores SIGCHLD, so the kernel releases children when they exit. Returns whether that succeeds.
 /// sigaction(2), "NOTES"
 #[inline(always)]
 pub fn ignore_sigchld(buffers: &mut Buffers) -> bool {
@@ -195,8 +195,8 @@ pub fn ignore_sigchld(buffers: &mut Buffers) -> bool {
 
 /// Sleeps until one of these signals is pending, takes it and returns its number. sigwaitinfo(2)
 ///
-/// It retries on EINTR only: a stop, a freezer or a tracer interrupts the call. A retry after any other
-/// error could fail for ever.
+/// It retries only on EINTR, after a stop, a freeze or a tracer. A retry after any other error could loop
+/// for ever.
 #[inline(always)]
 pub fn wait_for_signal(set: &SignalSet) -> i32 {
     let wait = |number| {
@@ -214,7 +214,7 @@ pub fn wait_for_signal(set: &SignalSet) -> i32 {
     }
 }
 
-/// Reaps one dead child, if there is one, whatever signal it ended with. wait4(2)
+/// Reaps one dead child, if there is one, whatever its exit signal. Returns its process id. wait4(2)
 #[inline(always)]
 pub fn reap_one() -> i32 {
     // SAFETY: the kernel writes nothing, since both addresses are null.
@@ -234,14 +234,14 @@ pub fn process_id() -> i32 {
 ///
 /// # Safety
 ///
-/// Nothing in the process uses another descriptor any more.
+/// Nothing in the process uses another descriptor from here on.
 #[inline(always)]
 pub unsafe fn close_all_but_stdio() {
-    // SAFETY: the caller guarantees that nobody misses what is closed.
+    // SAFETY: the caller guarantees that nothing uses what this closes.
     unsafe { succeeds(nr::CLOSE_RANGE, [3, i32::MAX as usize, 0]) };
 }
 
-/// Goes to this folder. chdir(2)
+/// Changes the working directory. chdir(2)
 #[inline(always)]
 pub fn chdir<const N: usize>(folder: &Terminated<N>) {
     // SAFETY: the kernel reads a string, which ends with a zero byte.
@@ -255,17 +255,17 @@ pub fn set_thread_name<const N: usize>(name: &Terminated<N>) {
     unsafe { succeeds(nr::PRCTL, [PR_SET_NAME, address(name)]) };
 }
 
-/// Orphans among the descendants become children of this process. PR_SET_CHILD_SUBREAPER(2const)
+/// Makes this process adopt the orphans among its descendants. PR_SET_CHILD_SUBREAPER(2const)
 #[inline(always)]
 pub fn become_child_subreaper() {
     // SAFETY: the call takes a number.
     unsafe { succeeds(nr::PRCTL, [PR_SET_CHILD_SUBREAPER, 1]) };
 }
 
-/// Tells the kernel where things are from now on. Returns whether that succeeds. PR_SET_MM_MAP(2const);
-/// the kernel needs CONFIG_CHECKPOINT_RESTORE, and the process no capability
+/// Tells the kernel the new addresses. Returns whether that succeeds. PR_SET_MM_MAP(2const)
 ///
-/// A 32-bit program may be on a kernel of either kind, which both refuse what is meant for the other.
+/// It needs a kernel with CONFIG_CHECKPOINT_RESTORE, and no capability. A 32-bit program may run on a 32-bit
+/// or a 64-bit kernel. Each refuses the other's struct, so this tries both.
 #[inline(always)]
 pub fn set_memory_map(map: &mut MemoryMap) -> bool {
     if cfg!(target_pointer_width = "32") {
@@ -283,18 +283,18 @@ pub fn set_memory_map(map: &mut MemoryMap) -> bool {
 }
 
 fn prctl_set_mm_map(map: &MemoryMap, size: usize) -> bool {
-    // SAFETY: the kernel reads one `struct prctl_mm_map`, whose size it is told, and changes what it
-    // shows of the process, not what the process can reach.
+    // SAFETY: the kernel reads `size` bytes, which are within `map`. It changes what /proc shows of the
+    // process, and no mapping.
     unsafe { succeeds(nr::PRCTL, [PR_SET_MM, PR_SET_MM_MAP, address(map), size, 0]) }
 }
 
-/// Gives memory back. munmap(2)
+/// Unmaps memory. munmap(2)
 ///
 /// # Safety
 ///
 /// Nothing uses the memory from `from` to the end of the page of `to` any more.
 #[inline(always)]
 pub unsafe fn unmap(from: usize, to: usize) {
-    // SAFETY: the caller answers for it.
+    // SAFETY: the caller guarantees that nothing uses this memory.
     unsafe { succeeds(nr::MUNMAP, [from, to - from]) };
 }

@@ -20,7 +20,7 @@ pub fn output(start: Start) -> (String, End) {
 }
 
 #[test]
-fn says_its_version() {
+fn version_is_printed() {
     for arguments in [
         &["-v"][..],
         &["-V"],
@@ -37,7 +37,7 @@ fn says_its_version() {
 }
 
 #[test]
-fn says_its_usage() {
+fn usage_is_printed() {
     for arguments in [&["-h"][..], &["--help"], &["-P", "-h", "-v"]] {
         let (text, end) = output(Start::new().arguments(arguments));
         assert_eq!((text.as_str(), end), (USAGE, End::Exit(0)), "{arguments:?}");
@@ -46,7 +46,7 @@ fn says_its_usage() {
 
 /// kubeadm runs the image with `-v` as a user of its own, in a read-only root without /proc or /dev.
 #[test]
-fn answers_without_rights_or_files() {
+fn needs_no_rights_or_files() {
     let folder = tempfile::tempdir().unwrap();
     let copy = readable_copy(folder.path());
     let mut start = Start::body(crate::harness::Body::File(copy)).arguments(&["-v"]);
@@ -62,7 +62,7 @@ fn answers_without_rights_or_files() {
 }
 
 #[test]
-fn says_by_its_status_that_the_answer_was_lost() {
+fn exits_with_1_if_the_answer_cannot_be_written() {
     let full = || File::options().write(true).open("/dev/full").unwrap();
     let closed_pipe = || pipe_with(PipeFlags::CLOEXEC).unwrap().1;
     for question in ["-v", "-h"] {
@@ -81,7 +81,7 @@ fn says_by_its_status_that_the_answer_was_lost() {
 
 /// pause blocks signals only once there is nothing to answer, so it ends as other programs do.
 #[test]
-fn is_killed_by_the_signal_of_a_lost_answer() {
+fn is_killed_by_sigpipe_as_other_programs_are() {
     let closed_pipe = pipe_with(PipeFlags::CLOEXEC).unwrap().1;
     let question = Start::new().arguments(&["-v"]).blocked(SignalMask::None);
     assert_eq!(question.stdout(closed_pipe).spawn().end(), End::Killed(libc::SIGPIPE));
@@ -90,7 +90,7 @@ fn is_killed_by_the_signal_of_a_lost_answer() {
 /// containerd appends the image's Cmd, podman passes `-P`: pause holds, as long as no argument asks for
 /// an answer.
 #[test]
-fn holds_whatever_else_it_is_told() {
+fn ignores_other_arguments() {
     let long = "-".repeat(100_000);
     for arguments in [
         &["/pause"][..],

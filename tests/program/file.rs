@@ -27,7 +27,7 @@ fn is_within_its_budget() {
 /// The front page says how large it is.
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn is_as_large_as_the_readme_says() {
+fn size_is_that_in_the_readme() {
     let readme = include_str!("../../README.md");
     let words = format!("in {} bytes", common::number::number(podpause::ELF.len() as u64));
     assert!(readme.contains(&words), "README.md should say {words:?}");
@@ -36,7 +36,7 @@ fn is_as_large_as_the_readme_says() {
 /// docs/design.md says what each byte is for.
 #[test]
 #[cfg(target_arch = "x86_64")]
-fn is_accounted_for_byte_by_byte() {
+fn bytes_are_those_in_the_design_page() {
     let folder = tempfile::tempdir().unwrap();
     let pause = folder.path().join("pause");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,8 +1,9 @@
-//! What `pause` promises, tested from outside: real processes in real namespaces.
+//! Tests the contract of `pause` from outside, with real processes in real namespaces.
 //!
-//! A module for each part of the contract; `harness` starts the processes and looks at them.
+//! There is a module for each part of the contract. `harness` starts processes and observes them.
 
 mod answers;
+mod descriptors;
 mod emulated;
 mod file;
 mod harness;
@@ -10,6 +11,7 @@ mod library;
 mod memory;
 mod messages;
 mod namespaces;
+mod not_pid_1;
 mod platforms;
 mod reaping;
 mod signals;

@@ -3,24 +3,18 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::harness::{self, Body, End, Form, Process, Start, test_each_form};
-
-test_each_form! {
-    go_to_one_of_the_only_three_descriptors
-    come_from_the_root_folder
-}
+use crate::harness::{self, Body, End, Form, Process, Start};
 
 pub const WARNING: &str = "pause: not PID #1\n";
 
 #[test]
-fn warn_once_that_it_is_not_pid_1() {
+fn warn_once_if_not_pid_1() {
     let mut process = Start::new().spawn().asleep();
     assert_eq!(process.messages(), WARNING);
     process.send(Signal::TERM);
@@ -29,7 +23,7 @@ fn warn_once_that_it_is_not_pid_1() {
 }
 
 #[test]
-fn are_none_as_pid_1_or_if_it_was_asked_for_silence() {
+fn are_none_as_pid_1_or_with_dash_p() {
     for start in [Start::pid1(), Start::pid1().arguments(&["-P"]), Start::new().arguments(&["-P"])]
     {
         assert_eq!(start.spawn().asleep().messages(), "");
@@ -53,12 +47,12 @@ fn holds_and_ends(stderr: impl Fn() -> OwnedFd) {
 }
 
 #[test]
-fn are_lost_on_a_full_device() {
+fn are_dropped_on_a_full_device() {
     holds_and_ends(|| File::options().write(true).open("/dev/full").unwrap().into());
 }
 
 #[test]
-fn are_lost_on_a_pipe_without_reader() {
+fn are_dropped_on_a_pipe_without_reader() {
     let closed_pipe = || pipe_with(PipeFlags::CLOEXEC).unwrap().1;
     holds_and_ends(closed_pipe);
     // Another program is killed.
@@ -66,12 +60,12 @@ fn are_lost_on_a_pipe_without_reader() {
 }
 
 #[test]
-fn are_lost_on_a_descriptor_that_cannot_be_written() {
+fn are_dropped_on_a_read_only_descriptor() {
     holds_and_ends(|| File::open("/dev/null").unwrap().into());
 }
 
 #[test]
-fn are_lost_on_a_full_pipe_that_nobody_drains() {
+fn are_dropped_on_a_full_pipe() {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
     while rustix::io::write(&writer, &[b'x'; 4_096]).is_ok() {}
     // pause gets a pipe that blocks.
@@ -90,7 +84,7 @@ fn writer() -> Start {
 
 /// The kernel raises SIGXFSZ. setrlimit(2)
 #[test]
-fn are_lost_on_a_file_that_may_not_grow() {
+fn are_dropped_beyond_rlimit_fsize() {
     let limited = |start: Start| start.step(|| may_not_write_files(0));
     holds_and_ends_after(limited);
     // A few bytes fit: the kernel writes those, and raises no signal for this write.
@@ -101,7 +95,7 @@ fn are_lost_on_a_file_that_may_not_grow() {
 
 /// poll(2) then fails with EINVAL, even for the one descriptor that is open.
 #[test]
-fn are_lost_where_no_descriptor_may_be_open() {
+fn are_dropped_with_rlimit_nofile_0() {
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
     let limit = move || Ok(rustix::process::setrlimit(rustix::process::Resource::Nofile, none)?);
     holds_and_ends_after(|start| start.step(limit));
@@ -115,7 +109,7 @@ fn may_not_write_files(beyond: u64) -> std::io::Result<()> {
 }
 
 #[test]
-fn are_lost_where_there_is_no_stderr() {
+fn are_dropped_without_stderr() {
     for start in [Start::new(), Start::pid1()] {
         let close_all = || {
             (0..3).for_each(harness::close);
@@ -140,7 +134,7 @@ fn terminal() -> (OwnedFd, OwnedFd) {
 
 /// Control-S has been typed.
 #[test]
-fn are_lost_on_a_terminal_that_is_stopped() {
+fn are_dropped_on_a_stopped_terminal() {
     let (window, program) = terminal();
     rustix::termios::tcflow(&program, rustix::termios::Action::OOff).unwrap();
     holds_and_ends(|| program.try_clone().unwrap());
@@ -190,7 +184,7 @@ fn background_job(is_pause: bool) -> (Process, Process) {
 }
 
 #[test]
-fn do_not_stop_a_background_job() {
+fn do_not_stop_a_background_job_on_tostop() {
     let (mut leader, job) = background_job(true);
     job.sleeps();
     job.send(Signal::TERM);
@@ -198,30 +192,4 @@ fn do_not_stop_a_background_job() {
 
     let (_leader, job) = background_job(false);
     job.until("was stopped", || job.stat().state == 'T');
-}
-
-/// A descriptor that a runtime leaked must not live as long as the pod.
-fn go_to_one_of_the_only_three_descriptors(form: Form) {
-    let leak = File::open("/dev/null").unwrap();
-    let process = form
-        .pid1()
-        .step(move || {
-            for _ in 0..200 {
-                rustix::io::dup(&leak)?;
-            }
-            Ok(())
-        })
-        .spawn()
-        .asleep();
-    let mut numbers: Vec<i32> = process.proc().fd().unwrap().map(|file| file.unwrap().fd).collect();
-    numbers.sort();
-    assert_eq!(numbers, [0, 1, 2]);
-}
-
-/// A folder that pause was started in must not be kept from being unmounted.
-fn come_from_the_root_folder(form: Form) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().to_owned();
-    let process = form.start().step(move || Ok(rustix::process::chdir(&path)?)).spawn().asleep();
-    assert_eq!(process.proc().cwd().unwrap(), Path::new("/"));
 }

@@ -14,13 +14,13 @@ use crate::harness::{
 };
 
 test_each_form! {
-    costs_no_context_switch
-    goes_on_while_it_is_stopped
-    goes_on_while_its_cgroup_is_frozen
-    includes_orphans_that_were_zombies_already
-    includes_children_from_before_it_started
-    includes_a_process_whose_leader_ended_first
-    is_done_for_descendants_where_it_is_not_pid_1
+    orphans_cost_no_context_switch
+    orphans_are_reaped_while_it_is_stopped
+    orphans_are_reaped_while_it_is_frozen
+    zombies_are_reaped_when_reparented
+    children_from_before_it_started_are_reaped
+    process_whose_leader_exited_first_is_reaped
+    subreaper_reaps_descendants
 }
 
 const ORPHANS: usize = 10_000;
@@ -67,7 +67,7 @@ pub fn wait_until_childless(pause: &Process) {
     pause.until("had no children", || pause.children().is_empty());
 }
 
-fn costs_no_context_switch(form: Form) {
+fn orphans_cost_no_context_switch(form: Form) {
     let pause = form.pid1().spawn().asleep();
     let before = pause.context_switches();
     make_orphans(&pause, ORPHANS, 50);
@@ -79,13 +79,13 @@ fn costs_no_context_switch(form: Form) {
 
 /// A PID 1 that only sleeps: the zombies stay. This shows that the tests here can fail.
 #[test]
-fn is_not_what_a_sleeper_does() {
+fn orphans_of_a_sleeper_stay_zombies() {
     let sleeper = Start::sleeper().namespaces(libc::CLONE_NEWPID).spawn().ready();
     make_orphans(&sleeper, 100, 10);
     sleeper.until("had all the zombies", || sleeper.zombies() == 100);
 }
 
-fn goes_on_while_it_is_stopped(form: Form) {
+fn orphans_are_reaped_while_it_is_stopped(form: Form) {
     let pause = form.pid1().spawn().asleep();
     pause.send(Signal::STOP);
     pause.until("stopped", || pause.stat().state == 'T');
@@ -99,7 +99,7 @@ fn goes_on_while_it_is_stopped(form: Form) {
     pause.terminate();
 }
 
-fn goes_on_while_its_cgroup_is_frozen(form: Form) {
+fn orphans_are_reaped_while_it_is_frozen(form: Form) {
     for freezer in freezers!() {
         let pause = form.pid1().spawn().asleep();
         freezer.freeze(&pause);
@@ -114,7 +114,7 @@ fn goes_on_while_its_cgroup_is_frozen(form: Form) {
 }
 
 /// A zombie that nobody waits for is reparented as it is when its parent ends.
-fn includes_orphans_that_were_zombies_already(form: Form) {
+fn zombies_are_reaped_when_reparented(form: Form) {
     let pause = form.pid1().spawn().asleep();
     let before = pause.context_switches();
     let mut maker = pause
@@ -147,7 +147,7 @@ pub fn gate() -> (OwnedFd, OwnedFd) {
 
 /// Children that pause has from before it was pause: a runtime that forks, and then executes it.
 /// Those with another signal than SIGCHLD for their end, or none, are seen only by `__WALL`.
-fn includes_children_from_before_it_started(form: Form) {
+fn children_from_before_it_started_are_reaped(form: Form) {
     // An exec makes SIGCHLD of the others as the children end. Without it, they stay zombies.
     let signals: &[_] = match form {
         Form::Run => &[libc::SIGCHLD],
@@ -184,7 +184,7 @@ fn includes_children_from_before_it_started(form: Form) {
 }
 
 /// The leader of a process with threads ends first, and is a zombie for as long as they live.
-fn includes_a_process_whose_leader_ended_first(form: Form) {
+fn process_whose_leader_exited_first_is_reaped(form: Form) {
     let pause = form.pid1().spawn().asleep();
     let before = pause.context_switches();
     let (reader, writer) = gate();
@@ -212,7 +212,7 @@ fn includes_a_process_whose_leader_ended_first(form: Form) {
 
 /// With `--pid host`, pause is not PID 1, and reaps the orphans among its descendants as their
 /// subreaper (PR_SET_CHILD_SUBREAPER).
-fn is_done_for_descendants_where_it_is_not_pid_1(form: Form) {
+fn subreaper_reaps_descendants(form: Form) {
     let (reader, writer) = gate();
     let pause = form
         .start()

@@ -5,12 +5,12 @@ use rustix::process::Signal;
 use crate::harness::{End, Form, Process, SignalMask, Start, kill, test_each_form};
 
 test_each_form! {
-    end_it_from_outside
-    end_it_from_inside_the_namespace
-    end_it_before_its_first_instruction
-    end_it_though_they_were_ignored_or_blocked
-    other_than_these_have_their_default_action
-    other_than_these_are_discarded_for_pid_1
+    sigterm_and_sigint_end_it_from_outside
+    sigterm_and_sigint_end_it_from_inside_the_namespace
+    sigterm_and_sigint_end_it_before_its_first_instruction
+    sigterm_and_sigint_end_it_if_ignored_or_blocked
+    other_signals_have_their_default_action
+    other_signals_are_discarded_for_pid_1
 }
 
 /// What pause says as it is ended by a signal.
@@ -23,7 +23,7 @@ fn farewell(signal: Signal) -> &'static str {
 
 const ENDS: [Signal; 2] = [Signal::TERM, Signal::INT];
 
-fn end_it_from_outside(form: Form) {
+fn sigterm_and_sigint_end_it_from_outside(form: Form) {
     for signal in ENDS {
         for start in [form.pid1(), form.start().arguments(&["-P"])] {
             let mut process = start.spawn().asleep();
@@ -35,7 +35,7 @@ fn end_it_from_outside(form: Form) {
 }
 
 /// A container that shares the PID namespace may end the pod.
-fn end_it_from_inside_the_namespace(form: Form) {
+fn sigterm_and_sigint_end_it_from_inside_the_namespace(form: Form) {
     for signal in ENDS {
         let mut process = form.pid1().spawn().asleep();
         let number = signal.as_raw();
@@ -56,7 +56,7 @@ fn end_it_from_inside_the_namespace(form: Form) {
 }
 
 /// The harness blocks all signals, and the child sends itself this one before it executes pause.
-fn end_it_before_its_first_instruction(form: Form) {
+fn sigterm_and_sigint_end_it_before_its_first_instruction(form: Form) {
     for signal in ENDS {
         for start in [form.pid1(), form.start()] {
             let number = signal.as_raw();
@@ -69,7 +69,7 @@ fn end_it_before_its_first_instruction(form: Form) {
 /// Without the block, the kernel drops what it would for any PID 1 that has no handler. This shows
 /// that the test above can fail.
 #[test]
-fn before_its_first_instruction_are_lost_unless_blocked() {
+fn sigterm_before_its_first_instruction_is_lost_unless_blocked() {
     let process = Start::pid1()
         .blocked(SignalMask::None)
         .step(|| {
@@ -82,7 +82,7 @@ fn before_its_first_instruction_are_lost_unless_blocked() {
     process.terminate();
 }
 
-fn end_it_though_they_were_ignored_or_blocked(form: Form) {
+fn sigterm_and_sigint_end_it_if_ignored_or_blocked(form: Form) {
     for signal in ENDS {
         for mask in [SignalMask::All, SignalMask::None] {
             for start in [form.pid1(), form.start()] {
@@ -120,7 +120,7 @@ fn effect(signal: i32) -> Effect {
 /// The numbers that kill(2) takes; 32 and 33 among them, which C libraries keep for themselves.
 const ALL: std::ops::RangeInclusive<i32> = 1..=64;
 
-fn other_than_these_have_their_default_action(form: Form) {
+fn other_signals_have_their_default_action(form: Form) {
     for signal in ALL {
         // In a process group of its own: the kernel stops none that is orphaned.
         let own_group = || Ok(rustix::process::setpgid(None, None)?);
@@ -145,7 +145,7 @@ fn other_than_these_have_their_default_action(form: Form) {
 
 /// From the parent namespace, the kernel lets SIGKILL and SIGSTOP through to a PID 1 (signal(7),
 /// pid_namespaces(7)). From inside, not even those.
-fn other_than_these_are_discarded_for_pid_1(form: Form) {
+fn other_signals_are_discarded_for_pid_1(form: Form) {
     for signal in ALL {
         let mut process = form.pid1().spawn().asleep();
         process.send_number(signal);

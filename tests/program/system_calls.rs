@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::harness::{End, Form, Start, Trace, test_each_form};
 
 test_each_form! {
-    are_not_needed_each
+    denied_one_by_one_have_the_documented_effect
 }
 
 /// From exec to sleep as PID 1. The last is the sleep.
@@ -35,7 +35,7 @@ fn numbers(trace: &Trace) -> Vec<libc::c_long> {
 }
 
 #[test]
-fn are_these_as_pid_1() {
+fn are_twelve_as_pid_1() {
     let trace = Start::pid1().trace();
     assert_eq!(trace.end, End::Exit(0));
     assert_eq!(numbers(&trace), [&TO_SLEEP[..], &TO_END].concat());
@@ -45,7 +45,7 @@ fn are_these_as_pid_1() {
 }
 
 #[test]
-fn are_these_where_it_is_not_pid_1() {
+fn are_sixteen_if_not_pid_1() {
     let trace = Start::new().trace();
     assert_eq!(trace.end, End::Exit(0));
     let (before, after) = TO_SLEEP.split_at(3);
@@ -96,7 +96,7 @@ fn last_words(denied: libc::c_long, end: End) -> &'static str {
 }
 
 /// The table for each form, without a tracer: the signal is there before its first instruction.
-fn are_not_needed_each(form: Form) {
+fn denied_one_by_one_have_the_documented_effect(form: Form) {
     for (number, end) in DENIED {
         if form == Form::Run && number == SYS_close_range {
             continue; // `spawn` waits until it has closed what it inherits
@@ -112,7 +112,7 @@ fn are_not_needed_each(form: Form) {
 }
 
 #[test]
-fn are_not_needed_each_and_it_never_spins() {
+fn denied_one_by_one_do_not_make_it_spin() {
     for (number, end) in DENIED {
         for errno in [libc::EPERM, libc::ENOSYS, libc::EAGAIN, libc::EINVAL] {
             for start in [Start::pid1(), Start::new()] {
@@ -140,7 +140,7 @@ fn are_not_needed_each_and_it_never_spins() {
 
 /// The seccomp profile is made from that list (`tests/runtimes/seccomp.rs`).
 #[test]
-fn are_those_that_the_source_lists() {
+fn are_those_in_the_source() {
     let file = format!("{}/src/arch/{}.rs", env!("CARGO_MANIFEST_DIR"), std::env::consts::ARCH);
     let listed = common::calls::listed(file.as_ref());
     let listed: BTreeSet<_> = listed.iter().map(|call| call.1 as libc::c_long).collect();
@@ -150,7 +150,7 @@ fn are_those_that_the_source_lists() {
 /// Where prctl is denied, the kernel cannot be told that the name has moved: it stays, and with it
 /// the stack.
 #[test]
-fn that_are_denied_leave_the_name_and_the_stack() {
+fn denied_prctl_leaves_the_name_and_the_stack() {
     let start = Start::pid1().arguments(&["-P"]).denying(SYS_prctl, libc::EPERM);
     let process = start.spawn().asleep();
     assert_eq!(process.read_proc("cmdline"), "/pause\0-P\0");

@@ -1,0 +1,17 @@
+//! pause in a pod with the host's PID namespace.
+
+use std::path::Path;
+
+use crate::harness::{Form, test_each_form};
+
+test_each_form! {
+    changes_directory_to_root
+}
+
+/// pause must not keep the file system busy that it was started in.
+fn changes_directory_to_root(form: Form) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let process = form.start().step(move || Ok(rustix::process::chdir(&path)?)).spawn().asleep();
+    assert_eq!(process.proc().cwd().unwrap(), Path::new("/"));
+}
