@@ -12,24 +12,23 @@ use rustix::param::page_size;
 
 /// Puts the program into a memfd, for [`exec`].
 ///
-/// One memfd serves all pods of a runtime, which then share its page. It is sealed against every
-/// change. It is closed on exec, and can be executed also where the sysctl `vm.memfd_noexec` is 1.
-/// memfd_create(2)
+/// One memfd serves all pods of a runtime, which then share its page. It is sealed against changes and has
+/// FD_CLOEXEC. It can be executed even if the sysctl `vm.memfd_noexec` is 1. memfd_create(2)
 ///
-/// It takes one page of memory, also where `/sys/kernel/mm/transparent_hugepage/shmem_enabled` is
-/// `always` or `force` and the kernel is Linux 5.14 or newer. An older kernel then takes a huge page,
-/// of 2 MiB on most machines.
+/// It takes one page of memory. If `/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `always` or
+/// `force` and the kernel is older than Linux 5.14, it takes a huge page instead, which is 2 MiB on most
+/// machines.
 ///
-/// No signal comes of it: SIGXFSZ, which the kernel sends where the limit on the size of files is
-/// reached, is taken back.
+/// If RLIMIT_FSIZE is too low, the kernel sends SIGXFSZ. This function removes that signal and returns an
+/// error.
 ///
 /// # Errors
 ///
-/// - [`ErrorKind::PermissionDenied`]: `vm.memfd_noexec` is 2, so that no memfd can be executed. Then a
-///   file has to carry the program.
-/// - [`ErrorKind::FileTooLarge`]: the program is larger than the limit RLIMIT_FSIZE. getrlimit(2)
-/// - Otherwise the errors of memfd_create(2), write(2) and `F_ADD_SEALS` in fcntl(2): above all, no
-///   memory and no descriptor left.
+/// - [`ErrorKind::PermissionDenied`]: `vm.memfd_noexec` is 2, so no memfd can be executed. Write the program
+///   to a file instead.
+/// - [`ErrorKind::FileTooLarge`]: the program is larger than RLIMIT_FSIZE. getrlimit(2)
+/// - Otherwise the errors of memfd_create(2), write(2) and `F_ADD_SEALS` in fcntl(2), such as a lack of memory
+///   or descriptors.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -153,11 +152,11 @@ fn empty_set() -> libc::sigset_t {
     unsafe { std::mem::zeroed() }
 }
 
-/// Executes the program from a memfd, or from any file that has it, with the name `/pause` and an
-/// empty environment. Returns only if that fails, and then why. fexecve(3)
+/// Executes the program from a memfd or another file that contains it, with the name `/pause` and an empty
+/// environment. Returns only if that fails, with the error. fexecve(3)
 ///
-/// It allocates nothing, takes no lock, and so can be called behind fork(2) of a process with
-/// threads. The signals that the caller has blocked are not lost: pause takes those that it ends on.
+/// It allocates nothing and takes no lock, so a child may call it after fork(2) of a process with threads.
+/// If the caller has blocked SIGTERM or SIGINT, a pending one is not lost: pause takes it.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {

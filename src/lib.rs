@@ -1,9 +1,9 @@
-//! The program `pause`, the infra container of a pod, for whoever carries it: container runtimes,
-//! image builders, tests and benchmarks.
+//! The program `pause`, the infra container of a pod, as a library for container runtimes, image builders,
+//! tests and benchmarks.
 //!
-//! As PID 1 of a PID namespace, it holds the namespaces that it was started in, has the kernel reap
-//! orphans, ends with status 0 on SIGTERM or SIGINT, and otherwise sleeps. It needs no file, no
-//! right and no argument.
+//! As PID 1 of a PID namespace, pause holds the namespaces that it was started in, lets the kernel reap
+//! orphans, exits with status 0 on SIGTERM or SIGINT, and otherwise sleeps. It needs no file, no privilege
+//! and no argument.
 //!
 //! [`Program`] starts sandboxes: pause in namespaces of its own, ready when the call returns.
 //!
@@ -28,7 +28,7 @@
 //! # }
 //! ```
 //!
-//! A runtime that clones by itself uses the parts:
+//! A runtime that clones by itself uses these parts:
 //!
 //! | what a runtime has | what it uses | memory of its own per pod |
 //! |---|---|---|
@@ -36,22 +36,21 @@
 //! | nothing | [`memfd`], once, and [`exec`] in the child | one page |
 //! | nothing, not even exec | [`run`] in the child | what the child has |
 //!
-//! pause closes the descriptors that it inherits, but for 0, 1 and 2, as the last thing before it
-//! sleeps. A runtime that hands it the write end of a pipe, of which nobody else has a copy, sees the
-//! end of that pipe when pause is armed.
+//! pause closes inherited descriptors other than 0, 1 and 2 last before it sleeps. So a runtime that passes
+//! it the only copy of the write end of a pipe reads EOF once pause holds.
 //!
-//! Without default features, the crate is `no_std`, depends on nothing, and has [`ELF`], [`elf`] and
+//! Without default features, the crate is `no_std`, has no dependencies, and provides [`ELF`], [`elf`] and
 //! [`run`].
 //!
 //! # Other platforms
 //!
-//! A tool that builds an image or an initramfs for another machine has its program from [`elf`], with
-//! a feature for each platform: `linux-386`, `linux-amd64`, `linux-arm-v7`, `linux-arm64`,
-//! `linux-loong64`, `linux-ppc64le`, `linux-riscv64` and `linux-s390x`. The compiler then needs the
-//! library of that target, which `rustup target add` installs, and no linker of its own.
+//! A tool that builds an image or an initramfs for another machine gets the program from [`elf`], with a
+//! feature for each platform: `linux-386`, `linux-amd64`, `linux-arm-v7`, `linux-arm64`,
+//! `linux-loong64`, `linux-ppc64le`, `linux-riscv64` and `linux-s390x`. The compiler then needs the core
+//! library of that target, which `rustup target add` installs. It needs no other linker.
 //!
-//! With the feature `compile`, the module `compile` has the source of the program, the table of
-//! platforms, and a function that compiles the program when the tool runs.
+//! With the feature `compile`, the module `compile` provides the program's source, the table of platforms,
+//! and a function that compiles the program when the tool runs.
 #![cfg_attr(not(any(feature = "std", feature = "compile")), no_std)]
 
 #[allow(unused, reason = "the program uses the rest")]
@@ -81,9 +80,8 @@ pub use run::run;
 #[cfg(feature = "std")]
 pub use sandbox::{Container, Error, Namespace, Program, Sandbox, SandboxBuilder};
 
-/// The bytes of the program, for the target that this crate is compiled for. [`elf`] has those for
-/// others.
+/// The program's bytes for the target that this crate is compiled for. [`elf`] has those for others.
 ///
-/// They depend on the source and the compiler only: they are the same in each profile, from each
-/// folder, and in each crate that depends on this one.
+/// They depend only on the source and the compiler. Profile, directory and dependent crate do not change
+/// them.
 pub const ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));

@@ -11,13 +11,13 @@ const PLATFORMS: &[(&str, &str, Option<&[u8]>)] =
 
 /// The bytes of the program for a platform, by OCI's name: `linux/arm64`, or `linux/arm/v7`.
 ///
-/// That of the machine that this crate is compiled for is [`ELF`], which is always there. Each other
-/// one is there with its feature: `linux-arm64`, or `linux-arm-v7`.
+/// The program for the crate's own target is [`ELF`], which is always available. Each other one needs its
+/// feature, such as `linux-arm64` or `linux-arm-v7`.
 ///
 /// # Errors
 ///
-/// A platform whose feature is off, or one that pause is not made for. The text says which feature to
-/// turn on, or which platforms there are.
+/// The platform's feature is off, or pause does not support the platform. The message names the feature to
+/// turn on, or the supported platforms.
 ///
 /// ```
 /// match podpause::elf("linux/arm64") {
