@@ -183,6 +183,29 @@ fn measures_pods_of_crun() {
     measures_pods("crun");
 }
 
+/// Containers count as processes of the pod, whatever PID namespace they have. On the node's network, the pod
+/// has no device.
+#[test]
+fn measures_containers_and_shared_namespaces() {
+    let Some(node) = Node::new(PAUSE) else { return };
+    for (words, processes, devices) in [
+        (["--containers", "2", "--network", "node"], 4.0, 0.0),
+        (["--containers", "1", "--pid", "container"], 3.0, 2.0),
+        (["--containers", "1", "--pid", "node"], 3.0, 2.0),
+    ] {
+        let saved = node.measure(&words).0;
+        assert_eq!(figure(&saved, "Things", "processes"), processes, "{words:?}");
+        assert_eq!(
+            figure(&saved, "Things", "network devices in the sandbox"),
+            devices,
+            "{words:?}"
+        );
+    }
+    let error = node.tool(&["--containers", "1", "--image", "example.com/missing:1"]);
+    assert!(error.contains("example.com/missing:1"), "{error}");
+    node.assert_nothing_is_left();
+}
+
 /// The figures can be wrong: a sandbox that takes 8 MiB more has 8 MiB more.
 #[test]
 fn shows_what_a_sandbox_takes() {
