@@ -20,24 +20,6 @@ use rustix::process::Signal;
 use crate::answers::output;
 use crate::harness::{self, Body, End, Start, close, exit, fork, skip};
 
-/// The name of the emulator of an architecture.
-fn emulator_name(platform: &Platform) -> String {
-    let name = match platform.arch {
-        "powerpc64" => "ppc64le",
-        "x86" => "i386",
-        name => name,
-    };
-    format!("qemu-{name}")
-}
-
-/// The emulator, in the form that needs no libraries or in the other.
-fn emulator(name: &str) -> Option<PathBuf> {
-    let folders = std::env::split_paths(&std::env::var_os("PATH")?).collect::<Vec<_>>();
-    let names = [format!("{name}-static"), name.to_owned()];
-    let paths = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-    paths.into_iter().find(|path| path.exists())
-}
-
 /// pause for a platform, with these arguments, under the emulator.
 fn start(emulator: &Path, program: &Path, arguments: &[&str]) -> Start {
     let text = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
@@ -52,9 +34,9 @@ fn is_pause_on_every_platform() {
     };
     let readme = include_str!("../../README.md");
     for platform in &PLATFORMS {
-        let name = emulator_name(platform);
-        let Some(emulator) = emulator(&name) else {
-            skip!("emulators", "there is no {name} here, which is in the package qemu-user-static");
+        let emulator = match common::emulators::find(platform) {
+            Ok(emulator) => emulator,
+            Err(reason) => skip!("emulators", "{reason}"),
         };
         let program = programs.join(format!("pause-{}", platform.plain_name()));
         assert!(program.exists(), "there is no {}", program.display());

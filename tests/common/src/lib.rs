@@ -3,6 +3,7 @@
 pub mod cage;
 pub mod calls;
 pub mod docs;
+pub mod emulators;
 pub mod folder;
 pub mod footprint;
 pub mod images;
