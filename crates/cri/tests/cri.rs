@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
-use common::cage::{Cage, Job};
+use common::cage::{Cage, Job, find};
 use common::docs::snippet;
 use common::images::{self, BUSYBOX, PAUSE};
+use common::report::skipped;
 use common::wait::until;
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
@@ -79,7 +80,12 @@ impl Containerd {
             assert!(!daemon.has_ended(), "{}", fs::read_to_string(&log).unwrap());
             cage.output(&["ctr", "version"]).status.success()
         });
-        for archive in [images::pause(&cage), images::busybox(&cage), images::catatonit(&cage)] {
+        let mut archives = vec![images::busybox(&cage), images::catatonit(&cage)];
+        // It would have the parts of what is to be pulled.
+        if !sandbox.starts_with(REGISTRY) {
+            archives.push(images::pause(&cage));
+        }
+        for archive in archives {
             cage.run(&["ctr", "--namespace", "k8s.io", "images", "import", &archive]);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -123,6 +129,15 @@ impl Containerd {
         let list = self.runtime.block_on(client.list_images(ListImagesRequest::default()));
         let images = list.unwrap().into_inner().images.into_iter();
         images.map(|image| (image.repo_tags[0].clone(), image)).collect()
+    }
+
+    /// One of them.
+    fn image(&self, name: &str) -> Image {
+        let spec = request!(ImageSpec { image: name.into() });
+        let status = request!(ImageStatusRequest { image: Some(spec) });
+        let mut client = self.images.clone();
+        let answer = self.runtime.block_on(client.image_status(status)).unwrap();
+        answer.into_inner().image.unwrap_or_else(|| panic!("there is no {name}"))
     }
 
     /// What describes a sandbox to the CRI.
@@ -425,6 +440,69 @@ fn keeps_its_image() {
     let pod = containerd.run(&containerd.sandbox("pod", SHARED()));
     containerd.cage.wait_for_pause(pod.pid());
     pod.remove();
+}
+
+/// The address of a registry in a cage.
+const REGISTRY: &str = "127.0.0.1:5000";
+
+/// As on most nodes: the image of the sandboxes is in a registry, and the first pod makes containerd pull it.
+#[test]
+fn pulls_its_image_from_a_registry() {
+    for program in ["docker-registry", "skopeo"] {
+        if find(program).is_none() {
+            return skipped("containerd", &format!("there is no {program}"));
+        }
+    }
+    let name = format!("{REGISTRY}/infra/pause:{}", images::version());
+    let Some(containerd) = Containerd::new(&name) else { return };
+    let cage = &containerd.cage;
+    cage.run(&["ip", "link", "set", "lo", "up"]);
+    let settings = format!(
+        "version: 0.1\nhttp: {{ addr: '{REGISTRY}' }}\n\
+         storage: {{ filesystem: {{ rootdirectory: /run/registry }} }}\n"
+    );
+    cage.write("/run/registry.yml", settings);
+    let log = "/run/registry.log";
+    let mut registry = cage.start(&["docker-registry", "serve", "/run/registry.yml"], log, log);
+    let read_log = || fs::read_to_string(cage.path(log)).unwrap();
+    until("the registry listens", || {
+        assert!(!registry.has_ended(), "{}", read_log());
+        read_log().contains("listening on ")
+    });
+    let there = format!("docker://{name}");
+    let archive = format!("oci-archive:{}", images::pause(cage));
+    let copy = ["skopeo", "--insecure-policy", "copy", "--all", "--dest-tls-verify=false"];
+    cage.run(&[&copy[..], &[&archive, &there]].concat());
+
+    let pod = containerd.run(&containerd.sandbox("pod", SHARED()));
+    cage.wait_for_pause(pod.pid());
+    assert!(read_log().contains("\"GET /v2/infra/pause/blobs/sha256:"), "{}", read_log());
+    pod.remove();
+    // It has the same id however it came: imported, or pulled by its tag or its digest.
+    let inspect = ["skopeo", "inspect", "--raw", "--tls-verify=false", &there];
+    let digest = cage.run(&["sh", "-c", &format!("{} | sha256sum", inspect.join(" "))]);
+    let digest = digest.split_whitespace().next().unwrap();
+    let by_digest = format!("{REGISTRY}/infra/pause@sha256:{digest}");
+    cage.run(&["ctr", "--namespace", "k8s.io", "images", "import", &images::pause(cage)]);
+    let imported = containerd.image(PAUSE).id;
+    for pulled in [&name, &by_digest] {
+        let pull = request!(PullImageRequest {
+            image: Some(request!(ImageSpec { image: pulled.clone() }))
+        });
+        let mut client = containerd.images.clone();
+        let answer = containerd.runtime.block_on(client.pull_image(pull)).unwrap();
+        assert_eq!(answer.into_inner().image_ref, imported, "{pulled}");
+    }
+    // One for another platform, which the CRI cannot ask for, where the archive has all of them.
+    if std::env::var_os("PODPAUSE_PROGRAMS").is_some() {
+        let foreign = ["--platform", "linux/s390x", "--snapshotter", "native"];
+        let root = "/run/foreign";
+        fs::create_dir(cage.path(root)).unwrap();
+        cage.run(&[&["ctr", "images", "pull", "--plain-http"], &foreign[..], &[&name]].concat());
+        cage.run(&[&["ctr", "images", "mount"], &foreign[..], &[&name, root]].concat());
+        let program = fs::read(cage.path("/run/foreign/pause")).unwrap();
+        assert_eq!(program[18..20], [0, 22], "EM_S390, in big endian");
+    }
 }
 
 const AT_ONCE: usize = 50;

@@ -1,5 +1,6 @@
 //! Compiles the program for a platform, in the same way as the library's `build.rs`.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
@@ -7,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail};
 use podpause::compile::{Platform, compile, write_source};
 use tempfile::TempDir;
+use walkdir::WalkDir;
 
 /// What pause is.
 pub const DESCRIPTION: &str = "The infra (pause) container of a Kubernetes pod: holds its namespaces, \
@@ -34,6 +36,21 @@ impl Compiler {
         let folder = tempfile::tempdir().context("make a temporary folder")?;
         write_source(folder.path()).with_context(|| format!("write {folder:?}"))?;
         Ok(Self { rustc, folder, version })
+    }
+
+    /// The files that the program is compiled from, by their paths in the repository.
+    pub fn source(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut files = BTreeMap::new();
+        for top in ["src", "link"] {
+            for entry in WalkDir::new(self.folder.path().join(top)) {
+                let entry = entry?;
+                if entry.file_type().is_file() {
+                    let path = entry.path().strip_prefix(self.folder.path())?;
+                    files.insert(path.display().to_string(), read(entry.path())?);
+                }
+            }
+        }
+        Ok(files)
     }
 
     /// The bytes of the program for this platform.

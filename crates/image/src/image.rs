@@ -16,8 +16,8 @@ use crate::blob::{Blob, sha256};
 use crate::compiler::{Compiler, DESCRIPTION};
 use crate::interrupt;
 use crate::platform::Platform;
-use crate::sbom;
 use crate::timestamp::Time;
+use crate::{provenance, sbom};
 
 /// The most bytes that a platform's manifest, configuration and compressed layer may have together.
 pub const BUDGET_BYTES: usize = 2_048;
@@ -78,12 +78,56 @@ pub struct Image {
     pub platforms: Vec<PlatformImage>,
     /// What refers to the manifest of each platform.
     pub index: Blob,
-    /// The list of what is in the image.
-    pub sbom: Blob,
+    /// The list of what is in the image, and how it was built.
+    pub referrers: Vec<Referrer>,
     /// A configuration of nothing: an artifact that is not an image needs one.
     pub empty: Blob,
-    /// The manifest of an artifact that has the list, and refers to the index.
-    pub referrer: Blob,
+    /// The index of the referrers, for registries without an API for them.
+    pub referrers_index: Blob,
+}
+
+/// An artifact that refers to the image (OCI image specification 1.1, "Guidelines for Artifact Usage").
+pub struct Referrer {
+    /// The name of its file.
+    pub file_name: &'static str,
+    /// What it says.
+    pub content: Blob,
+    /// The manifest, which has the content as its layer and the index of the image as its subject.
+    pub manifest: Blob,
+    media_type: &'static str,
+}
+
+impl Referrer {
+    fn new(
+        file_name: &'static str,
+        content: Blob,
+        media_type: &'static str,
+        annotations: &[(&str, &str)],
+        image: (&Blob, &Blob, Time),
+    ) -> Result<Self> {
+        let (index, empty, created) = image;
+        let annotations = [&[(ANNOTATION_TITLE, file_name)], annotations].concat();
+        let text = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        let mut layer = content.descriptor(media_type.into());
+        layer.set_annotations(Some(annotations.into_iter().map(text).collect()));
+        let manifest = ImageManifestBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .media_type(MediaType::ImageManifest)
+            .artifact_type(media_type)
+            .config(empty.descriptor(MediaType::EmptyJSON))
+            .layers([layer])
+            .subject(index.descriptor(MediaType::ImageIndex))
+            .annotations(HashMap::from([(ANNOTATION_CREATED.to_owned(), created.to_string())]))
+            .build()?;
+        Ok(Self { file_name, content, manifest: Blob::json(&manifest)?, media_type })
+    }
+
+    /// What an index says of it.
+    pub fn descriptor(&self) -> Descriptor {
+        let mut descriptor = self.manifest.descriptor(MediaType::ImageManifest);
+        descriptor.set_artifact_type(Some(self.media_type.into()));
+        descriptor
+    }
 }
 
 impl Image {
@@ -92,6 +136,7 @@ impl Image {
     pub fn build(
         platforms: &[&'static Platform],
         created: Time,
+        revision: Option<&str>,
         progress: impl Fn(&Platform),
     ) -> Result<Self> {
         let compiler = Compiler::new()?;
@@ -120,30 +165,33 @@ impl Image {
         let programs = platforms.iter().map(|part| (part.platform, &part.program[..]));
         let programs: Vec<_> = programs.collect();
         let sbom = Blob::new(sbom::document(&programs, &compiler.version, created)?);
+        let provenance = provenance::statement(&index, &platforms, &compiler, created, revision)?;
         let empty = Blob::new(b"{}".into());
-        let mut list = sbom.descriptor(sbom::MEDIA_TYPE.into());
-        list.set_annotations(Some(HashMap::from([(
-            ANNOTATION_TITLE.to_owned(),
-            sbom::FILE_NAME.to_owned(),
-        )])));
-        let referrer = ImageManifestBuilder::default()
+        let predicate = [("in-toto.io/predicate-type", provenance::PREDICATE_TYPE)];
+        let of = (&index, &empty, created);
+        let referrers = vec![
+            Referrer::new(sbom::FILE_NAME, sbom, sbom::MEDIA_TYPE, &[], of)?,
+            Referrer::new(
+                provenance::FILE_NAME,
+                provenance,
+                provenance::MEDIA_TYPE,
+                &predicate,
+                of,
+            )?,
+        ];
+        let referrers_index = ImageIndexBuilder::default()
             .schema_version(SCHEMA_VERSION)
-            .media_type(MediaType::ImageManifest)
-            .artifact_type(sbom::MEDIA_TYPE)
-            .config(empty.descriptor(MediaType::EmptyJSON))
-            .layers([list])
-            .subject(index.descriptor(MediaType::ImageIndex))
-            .annotations(HashMap::from([(ANNOTATION_CREATED.to_owned(), created.to_string())]))
+            .media_type(MediaType::ImageIndex)
+            .manifests(referrers.iter().map(Referrer::descriptor).collect::<Vec<_>>())
             .build()?;
-        let referrer = Blob::json(&referrer)?;
-        Ok(Self { compiler: compiler.version, platforms, index, sbom, empty, referrer })
+        let referrers_index = Blob::json(&referrers_index)?;
+        Ok(Self { compiler: compiler.version, platforms, index, referrers, empty, referrers_index })
     }
 
-    /// What a layout refers to of the list of contents.
-    pub fn referrer_descriptor(&self) -> Descriptor {
-        let mut descriptor = self.referrer.descriptor(MediaType::ImageManifest);
-        descriptor.set_artifact_type(Some(sbom::MEDIA_TYPE.into()));
-        descriptor
+    /// The tag of the referrers in a registry without an API for them (OCI distribution specification 1.1,
+    /// "Referrers Tag Schema").
+    pub fn referrers_tag(&self) -> String {
+        self.index.digest().replace(':', "-")
     }
 }
 

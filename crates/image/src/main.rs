@@ -13,6 +13,7 @@ mod image;
 mod interrupt;
 mod output;
 mod platform;
+mod provenance;
 mod sbom;
 mod timestamp;
 mod verify;
@@ -44,8 +45,11 @@ struct Arguments {
     /// The full name of the image, with a tag
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAME, value_parser = full_name)]
     tag: Reference,
+    /// The git commit of the source, which the provenance then names
+    #[arg(long, value_name = "COMMIT", value_parser = commit)]
+    revision: Option<String>,
     /// Write nothing: build the image that is in this folder or layout, and say what differs
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "platform", "tag"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "platform", "tag", "revision"])]
     verify: Option<PathBuf>,
     /// Write nothing: print each platform and the compiler's name of its target
     #[arg(long, exclusive = true)]
@@ -57,12 +61,13 @@ const DEFAULT_NAME: &str = concat!("localhost/podpause/pause:", env!("CARGO_PKG_
 
 const HELP: &str = "\
 Files in FOLDER:
-  oci/                      the image, as an OCI image layout, with its SBOM as a referrer
+  oci/                      the image, as an OCI image layout, with the SBOM and the provenance as referrers
   pause.tar                 the image as one file, for podman, containerd, docker, skopeo, buildah
   pause-linux-amd64, …      the programs alone
   pause.h                   the programs as arrays for C
   go/                       the programs as a module for Go
   pause.cdx.json            the SBOM, in the format CycloneDX
+  pause.provenance.json     how it was built: an in-toto statement with SLSA provenance v1
   SHA256SUMS                the sums of the files above that are in no folder
 
 Platforms:
@@ -80,6 +85,8 @@ Examples:
 
   podpause-image --out dist --platform all --tag registry.example/infra/pause:0.2.0
   skopeo copy --all oci:dist/oci:0.2.0 docker://registry.example/infra/pause:0.2.0
+  tag=$(jq -r '.manifests[0].digest' dist/oci/index.json | tr : -)    # of what refers to the image
+  skopeo copy --all oci:dist/oci:$tag docker://registry.example/infra/pause:$tag
 
   podpause-image --verify dist         # with the compiler that the SBOM names";
 
@@ -108,7 +115,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let platforms = platform::chosen(&arguments.platform)?;
     let created = Time::from_environment()?;
     let output = Output::new(arguments.out.as_ref().expect("clap requires it"))?;
-    let image = build(&platforms, created)?;
+    let image = build(&platforms, created, arguments.revision.as_deref())?;
     for part in &image.platforms {
         let (name, size_bytes) = (part.platform.name, part.size_bytes());
         if size_bytes > BUDGET_BYTES {
@@ -125,7 +132,8 @@ fn run(arguments: &Arguments) -> Result<()> {
 /// compares the two.
 fn verify(folder: &Path) -> Result<()> {
     let written = Written::open(folder)?;
-    let built = build(&written.platforms()?, written.created()?)?;
+    let revision = written.revision()?;
+    let built = build(&written.platforms()?, written.created()?, revision.as_deref())?;
     let differences = written.differences(&built)?;
     if differences.is_empty() {
         print_table(&built);
@@ -139,12 +147,12 @@ fn verify(folder: &Path) -> Result<()> {
 }
 
 /// Builds the image, and shows how far it is where somebody looks at it.
-fn build(platforms: &[&'static Platform], created: Time) -> Result<Image> {
+fn build(platforms: &[&'static Platform], created: Time, revision: Option<&str>) -> Result<Image> {
     // It draws on a terminal only.
     let bar = ProgressBar::new(platforms.len() as u64).with_style(
         ProgressStyle::with_template("{bar:20} {pos}/{len} {msg}").expect("a valid template"),
     );
-    let image = Image::build(platforms, created, |platform| {
+    let image = Image::build(platforms, created, revision, |platform| {
         bar.set_message(platform.name);
         bar.inc(1);
     })?;
@@ -161,6 +169,15 @@ fn print_table(image: &Image) {
         println!("{name:15}{program_bytes:>7} B{:>7} B  {digest}", part.size_bytes());
     }
     println!("{:33}  {}", "index", image.index.digest());
+}
+
+/// The full name of a git commit.
+fn commit(text: &str) -> Result<String, &'static str> {
+    let is_hexadecimal = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    match is_hexadecimal && matches!(text.len(), 40 | 64) {
+        true => Ok(text.to_owned()),
+        false => Err("not the full name of a commit, as `git rev-parse HEAD` prints it"),
+    }
 }
 
 /// A name that means the same to each tool: with a registry, and a tag.

@@ -21,7 +21,7 @@ use crate::blob::{Blob, sha256};
 use crate::image::Image;
 use crate::platform::file_name;
 use crate::timestamp::Time;
-use crate::{c_header, go, interrupt, sbom};
+use crate::{c_header, go, interrupt};
 
 /// Where containerd, podman and docker look for the full name of an image in a layout.
 pub const ANNOTATION_NAME: &str = "io.containerd.image.name";
@@ -36,7 +36,9 @@ pub fn files(image: &Image, name: &Reference, created: Time) -> Result<Files> {
         files.insert(format!("oci/{path}"), bytes);
     }
     files.insert("pause.tar".into(), archive(image, name, created)?);
-    files.insert(sbom::FILE_NAME.into(), image.sbom.bytes.clone());
+    for referrer in &image.referrers {
+        files.insert(referrer.file_name.into(), referrer.content.bytes.clone());
+    }
     files.insert(c_header::FILE_NAME.into(), c_header::text(&image.platforms).into_bytes());
     for (path, bytes) in go::files(&image.platforms) {
         files.insert(format!("{}/{path}", go::FOLDER), bytes);
@@ -50,8 +52,8 @@ pub fn files(image: &Image, name: &Reference, created: Time) -> Result<Files> {
     Ok(files)
 }
 
-/// The files of an OCI image layout, with or without the list of what is in the image.
-fn layout(image: &Image, name: &Reference, with_referrer: bool) -> Result<Files> {
+/// The files of an OCI image layout, with or without what refers to the image.
+fn layout(image: &Image, name: &Reference, with_referrers: bool) -> Result<Files> {
     let mut index = image.index.descriptor(MediaType::ImageIndex);
     index.set_annotations(Some(HashMap::from([
         (ANNOTATION_NAME.to_owned(), name.whole()),
@@ -62,9 +64,17 @@ fn layout(image: &Image, name: &Reference, with_referrer: bool) -> Result<Files>
     for part in &image.platforms {
         blobs.extend([&part.manifest, &part.config, &part.layer]);
     }
-    if with_referrer {
-        manifests.push(image.referrer_descriptor());
-        blobs.extend([&image.referrer, &image.sbom, &image.empty]);
+    if with_referrers {
+        // After the image: whoever takes the first index takes that one.
+        let mut referrers = image.referrers_index.descriptor(MediaType::ImageIndex);
+        let tag = (ANNOTATION_REF_NAME.to_owned(), image.referrers_tag());
+        referrers.set_annotations(Some(HashMap::from([tag])));
+        manifests.push(referrers);
+        blobs.extend([&image.referrers_index, &image.empty]);
+        for referrer in &image.referrers {
+            manifests.push(referrer.descriptor());
+            blobs.extend([&referrer.manifest, &referrer.content]);
+        }
     }
     let index = ImageIndexBuilder::default()
         .schema_version(SCHEMA_VERSION)
@@ -81,7 +91,7 @@ fn layout(image: &Image, name: &Reference, with_referrer: bool) -> Result<Files>
 
 /// An archive of the layout, and of what docker reads instead.
 ///
-/// It is without the referrer: skopeo and podman, when they are not told a name, take an archive
+/// It is without the referrers: skopeo and podman, when they are not told a name, take an archive
 /// with one image only. What docker reads knows one platform, which is the first.
 fn archive(image: &Image, name: &Reference, created: Time) -> Result<Vec<u8>> {
     let mut files = layout(image, name, false)?;

@@ -17,6 +17,7 @@ use crate::compiler::read;
 use crate::image::{Image, PlatformImage};
 use crate::output::{ANNOTATION_NAME, files};
 use crate::platform::{self, Platform};
+use crate::provenance;
 use crate::timestamp::Time;
 
 /// An image that was written before: a layout, or a folder of this tool that has a layout in it.
@@ -56,6 +57,16 @@ impl Written {
         let annotations = self.index.annotations().as_ref();
         let created = annotations.and_then(|annotations| annotations.get(ANNOTATION_CREATED));
         Time::parse(created.context("the index does not say when it was made")?)
+    }
+
+    /// The commit that the provenance names, if there is a provenance and it names one.
+    pub fn revision(&self) -> Result<Option<String>> {
+        // A layout that was copied, say, from a registry has no such file.
+        let path = self.folder.join(provenance::FILE_NAME);
+        if !path.exists() {
+            return Ok(None);
+        }
+        provenance::revision(&read(&path)?).with_context(|| path.display().to_string())
     }
 
     /// All that differs from an image that was built here, in words.

@@ -9,8 +9,13 @@ use std::process::Command;
 use common::report::skip;
 use cyclonedx_bom::prelude::{Bom, Validate};
 use flate2::read::GzDecoder;
-use oci_spec::image::{ImageManifest, MediaType};
+use in_toto_attestation::predicates::provenance::v1::provenance::Provenance;
+use in_toto_attestation::v1::resource_descriptor::ResourceDescriptor;
+use in_toto_attestation::v1::statement::Statement;
+use in_toto_attestation::validator::MetadataValidator;
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 use podpause::compile::{PLATFORMS, Platform};
+use protobuf_json_mapping::{parse_from_str, print_to_string};
 use tar::{Archive, EntryType};
 
 use crate::harness::{Dist, NAME, TAG, podpause_image, run, sha256, stand_in_compiler};
@@ -194,17 +199,111 @@ fn has_a_list_of_its_contents_that_refers_to_it() {
     let text = String::from_utf8(list.clone()).unwrap();
     assert!(text.contains(&sha256(podpause::ELF)), "{text}");
 
-    let [image, referrer] = &dist.entries()[..] else { panic!("two entries") };
-    let media_type = MediaType::from("application/vnd.cyclonedx+json");
-    assert_eq!(referrer.artifact_type().as_ref(), Some(&media_type));
+    assert_refers(&dist, "pause.cdx.json", "application/vnd.cyclonedx+json");
+}
+
+/// Asserts that an artifact with this file refers to the image.
+fn assert_refers(dist: &Dist, file: &str, media_type: &str) {
+    let entries = dist.entries();
+    let media_type = MediaType::from(media_type);
+    let is_it = |entry: &&Descriptor| entry.artifact_type().as_ref() == Some(&media_type);
+    let referrer = entries.iter().find(is_it).unwrap();
     let manifest: ImageManifest = serde_json::from_slice(&dist.blob(referrer)).unwrap();
     assert_eq!(manifest.artifact_type().as_ref(), Some(&media_type));
     assert_eq!(manifest.config().media_type(), &MediaType::EmptyJSON);
     assert_eq!(dist.blob(manifest.config()), b"{}");
-    assert_eq!(dist.blob(&manifest.layers()[0]), list);
+    let [layer] = &manifest.layers()[..] else { panic!("one layer") };
+    assert_eq!(dist.blob(layer), dist.read(file));
+    assert_eq!(layer.annotations().as_ref().unwrap()["org.opencontainers.image.title"], file);
     let subject = manifest.subject().as_ref().unwrap();
-    assert_eq!((subject.digest(), subject.size()), (image.digest(), image.size()));
-    assert_eq!(subject.media_type(), image.media_type());
+    assert_eq!((subject.digest(), subject.size()), (entries[0].digest(), entries[0].size()));
+    assert_eq!(subject.media_type(), entries[0].media_type());
+
+    // A registry without an API for referrers has them below this tag.
+    let tag = entries[0].digest().to_string().replace(':', "-");
+    let is_tagged = |entry: &&Descriptor| {
+        let annotations = entry.annotations().as_ref();
+        annotations.is_some_and(|all| all["org.opencontainers.image.ref.name"] == tag)
+    };
+    let tagged = entries.iter().find(is_tagged).unwrap();
+    let index: ImageIndex = serde_json::from_slice(&dist.blob(tagged)).unwrap();
+    assert!(index.manifests().contains(referrer), "{index:?}");
+}
+
+/// The statement is one by in-toto's own definition, and says what went into the image.
+#[test]
+fn has_a_provenance_that_refers_to_it() {
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let dist = Dist::new(&["--revision", commit]);
+    assert_refers(&dist, "pause.provenance.json", "application/vnd.in-toto+json");
+    let (statement, provenance) = parse_provenance(&dist.read("pause.provenance.json")).unwrap();
+
+    let digest = |resource: &ResourceDescriptor| resource.digest["sha256"].clone();
+    let [image, program] = &statement.subject[..] else { panic!("two subjects") };
+    assert_eq!(digest(image), dist.entries()[0].digest().digest());
+    assert_eq!(digest(program), sha256(podpause::ELF));
+
+    let build = provenance.build_definition;
+    let materials = &build.resolved_dependencies;
+    assert_eq!(materials[0].digest["gitCommit"], commit);
+    // The source, and nothing else than source.
+    let root = common::root();
+    let named = |path: &str| materials.iter().find(|material| material.name == path);
+    for path in ["src/main.rs", "src/arch/s390x.rs", "link/pause.ld"] {
+        let material = named(path).unwrap_or_else(|| panic!("{path}: {materials:?}"));
+        assert_eq!(digest(material), sha256(&fs::read(root.join(path)).unwrap()), "{path}");
+    }
+    for material in materials.iter().filter(|material| material.uri.is_empty()) {
+        assert!(root.join(&material.name).is_file(), "{material:?}");
+    }
+    let compiler = materials.last().unwrap();
+    assert!(compiler.name.starts_with("rustc 1."), "{compiler:?}");
+    assert_eq!(provenance.run_details.builder.version["rustc"], compiler.name);
+    assert_eq!(provenance.run_details.builder.version["podpause-image"], TAG);
+
+    // Without a commit, and for all platforms.
+    let dist = Dist::stand_in(&["--platform", "all"]);
+    let text = dist.read("pause.provenance.json");
+    assert!(!String::from_utf8(text.clone()).unwrap().contains("gitCommit"));
+    let (statement, provenance) = parse_provenance(&text).unwrap();
+    assert_eq!(statement.subject.len(), 1 + PLATFORMS.len());
+    assert!(provenance.build_definition.resolved_dependencies.len() > 10);
+}
+
+/// The definition is good for something.
+#[test]
+fn another_provenance_is_not_valid() {
+    let dist = Dist::stand_in(&["--platform", "linux/386"]);
+    let text = String::from_utf8(dist.read("pause.provenance.json")).unwrap();
+    parse_provenance(text.as_bytes()).unwrap();
+    for (words, others) in [
+        ("Statement/v1", "Statement/v0.1"),
+        ("\"subject\":[", "\"subjects\":["),
+        ("\"sha256\":\"", "\"sha256\":\"x"),
+        ("buildDefinition", "buildDefinitions"),
+        ("\"builder\":{", "\"builder\":{\"name\":\"x\","),
+        ("resolvedDependencies", "materials"),
+    ] {
+        let changed = text.replace(words, others);
+        assert_ne!(text, changed, "{words}");
+        assert!(parse_provenance(changed.as_bytes()).is_err(), "{others}");
+    }
+}
+
+/// Reads a statement and its predicate with in-toto's own code, which takes no field that it does not know.
+fn parse_provenance(text: &[u8]) -> Result<(Statement, Provenance), String> {
+    let text = std::str::from_utf8(text).unwrap();
+    let statement: Statement = parse_from_str(text).map_err(|error| error.to_string())?;
+    statement.validate_fields().map_err(|error| error.to_string())?;
+    if statement.predicate_type != "https://slsa.dev/provenance/v1" {
+        return Err(statement.predicate_type);
+    }
+    let predicate = print_to_string(&*statement.predicate).map_err(|error| error.to_string())?;
+    let provenance: Provenance = parse_from_str(&predicate).map_err(|error| error.to_string())?;
+    for material in &provenance.build_definition.resolved_dependencies {
+        material.validate_fields().map_err(|error| error.to_string())?;
+    }
+    Ok((statement, provenance))
 }
 
 /// No blob is left that nothing refers to.
@@ -213,7 +312,7 @@ fn has_no_other_files() {
     let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
     let files = dist.files();
     let blobs = files.keys().filter(|path| path.starts_with("oci/blobs/")).count();
-    assert_eq!(blobs, 7, "index, manifest, configuration, layer; referrer, empty, list");
+    assert_eq!(blobs, 10, "index, manifest, configuration, layer; index and two referrers, empty");
     let others: Vec<_> = files.keys().filter(|path| !path.starts_with("oci/blobs/")).collect();
     let expected = [
         "SHA256SUMS",
@@ -229,6 +328,7 @@ fn has_no_other_files() {
         "pause-linux-amd64",
         "pause.cdx.json",
         "pause.h",
+        "pause.provenance.json",
         "pause.tar",
     ];
     assert_eq!(others, expected);

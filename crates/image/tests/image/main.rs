@@ -5,6 +5,7 @@ mod dockerfile;
 mod errors;
 mod go;
 mod harness;
+mod registry;
 mod reproducible;
 mod schema;
 mod tools;

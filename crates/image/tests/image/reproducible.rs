@@ -86,8 +86,8 @@ fn has_the_time_that_it_is_told() {
     let texts: Vec<_> = files.values().filter_map(|bytes| str::from_utf8(bytes).ok()).collect();
     assert_eq!(
         texts.iter().filter(|text| time(text)).count(),
-        5,
-        "index, manifest, referrer, list twice"
+        6,
+        "index, manifest, two referrers, list twice"
     );
     let layer = files.values().find(|bytes| bytes.starts_with(b"\x1f\x8b")).unwrap();
     for archive in [crate::contents::layer(layer), files["pause.tar"].clone()] {

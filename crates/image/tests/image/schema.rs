@@ -44,7 +44,7 @@ fn descriptor() -> Value {
 fn annotations() -> Value {
     json!({
         "type": "object",
-        "propertyNames": { "pattern": "^[a-z0-9]+([.-][a-z0-9]+)*$" },
+        "propertyNames": { "pattern": "^[a-z0-9]+([.-][a-z0-9]+)*(/[a-z0-9-]+)?$" },
         "additionalProperties": { "type": "string" },
     })
 }
@@ -152,9 +152,11 @@ fn assert_is_valid(bytes: &[u8], schema: &Value) {
 fn all_is_valid() {
     let dist = Dist::stand_in(&["--platform", "all"]);
     assert_is_valid(&dist.read("oci/index.json"), &index());
-    let [image, referrer] = &dist.entries()[..] else { panic!("two entries") };
+    let [image, referrers, sbom, provenance] = &dist.entries()[..] else { panic!("four entries") };
     assert_is_valid(&dist.blob(image), &index());
-    assert_is_valid(&dist.blob(referrer), &manifest());
+    assert_is_valid(&dist.blob(referrers), &index());
+    assert_is_valid(&dist.blob(sbom), &manifest());
+    assert_is_valid(&dist.blob(provenance), &manifest());
     for descriptor in dist.index().manifests() {
         assert_is_valid(&dist.blob(descriptor), &manifest());
     }

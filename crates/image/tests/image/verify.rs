@@ -24,7 +24,8 @@ fn differences(dist: &Dist, path: &str) -> String {
 /// Platforms, time and name are those that the folder says; the real compiler is used.
 #[test]
 fn finds_nothing_where_there_is_nothing() {
-    let dist = Dist::new(&["--tag", "registry.example/a/pause:b"]);
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let dist = Dist::new(&["--tag", "registry.example/a/pause:b", "--revision", commit]);
     let text = run(podpause_image().arg("--verify").arg(dist.path("")));
     assert!(text.ends_with(" is the same\n"), "{text}");
 
