@@ -4,6 +4,7 @@
 //! runs in them ends with the test. Needs root. A runtime that is missing is skipped, unless `PODPAUSE_REQUIRE`
 //! asks for it.
 
+mod directory;
 mod docker;
 mod gvisor;
 mod oci;

@@ -216,12 +216,16 @@ impl Cage {
         Job(command.stdout(create(stdout)).stderr(create(stderr)).spawn().unwrap())
     }
 
-    /// The processes of the cage whose parent is `pid`, with their states.
-    pub fn children(&self, pid: i32) -> Vec<(i32, char)> {
+    /// The processes of the cage.
+    pub fn processes(&self) -> Vec<i32> {
         let entries = fs::read_dir(self.path("/proc")).unwrap();
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let stats = names.filter_map(|name| {
-            let id: i32 = name.parse().ok()?;
+        names.filter_map(|name| name.parse().ok()).collect()
+    }
+
+    /// The processes of the cage whose parent is `pid`, with their states.
+    pub fn children(&self, pid: i32) -> Vec<(i32, char)> {
+        let stats = self.processes().into_iter().filter_map(|id| {
             let stat = self.proc(&format!("{id}/stat"));
             // The name of the process is in parentheses, and may have anything in it.
             let mut fields = stat.rsplit_once(") ")?.1.split(' ');
@@ -317,6 +321,15 @@ impl Job {
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.0.try_wait().unwrap().is_some()
+    }
+
+    /// Sends SIGTERM to the command, which is the child of `nsenter`.
+    pub fn terminate(&self) {
+        let children = format!("/proc/{0}/task/{0}/children", self.0.id());
+        let children = fs::read_to_string(children).unwrap_or_default();
+        for pid in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
     }
 }
 
