@@ -211,7 +211,11 @@ impl Cage {
 
     /// Starts a command that goes on beside the test, with its output in these files of the cage.
     pub fn start(&self, words: &[&str], stdout: &str, stderr: &str) -> Job {
-        let create = |name| File::create(self.path(name)).unwrap();
+        // Appending, so that both may be one file.
+        let create = |name| {
+            let path = self.path(name);
+            File::create(&path).and(File::options().append(true).open(path)).unwrap()
+        };
         let mut command = self.unlimited(words);
         Job(command.stdout(create(stdout)).stderr(create(stderr)).spawn().unwrap())
     }
