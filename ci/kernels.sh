@@ -4,7 +4,7 @@
 #
 #     ci/kernels.sh DIR [--weekly | ID...]
 #
-# leaves DIR/ID/vmlinuz for each kernel, DIR/ARCH.busybox for each architecture, and DIR/qemu. An ID is that
+# leaves DIR/ID/vmlinuz for each kernel, DIR/ARCH.busybox for each architecture, DIR/uml and DIR/qemu. An ID is that
 # of a kernel in tests/kernels/machines.toml. Without one, those that the tests boot by default are fetched;
 # with --weekly, all of them. What is there already is kept, and if all is there, no network is needed.
 #
@@ -149,6 +149,19 @@ fetch_busybox() {
     mv "$downloads/busybox" "$dir/$arch.busybox"
 }
 
+# User-mode Linux, which is a program.
+fetch_uml() {
+    private_apt "$dir/apt" "$1 amd64"
+    mkdir "$dir/apt/downloads"
+    (cd "$dir/apt/downloads" && apt-get -qq download user-mode-linux:amd64)
+    mkdir -p "$dir/uml"
+    dpkg --fsys-tarfile "$dir"/apt/downloads/*.deb | tar -x -O ./usr/bin/linux.uml >"$dir/uml/part"
+    chmod +x "$dir/uml/part"
+    mv "$dir/uml/part" "$dir/uml/linux.uml"
+    echo "uml: $("$dir/uml/linux.uml" --version) of $1"
+}
+
+[ "$(dpkg --print-architecture)" != amd64 ] || [ -e "$dir/uml/linux.uml" ] || in_turn bookworm fetch_uml
 [ -e "$dir/qemu" ] || in_turn "$emulators_from" fetch_emulators
 
 # The kernels that are missing, together where they are of one release and architecture.

@@ -2,7 +2,8 @@
 //! processor.
 //!
 //! `init.sh` is the first process there. It starts pause and looks at it, and this program reads what it
-//! writes to the console. On machines that are `bare` in the table, pause is the first process itself in two
+//! writes to the console. `uml.sh` is that of user-mode Linux, which stands for a kernel without
+//! CONFIG_CHECKPOINT_RESTORE. On machines that are `bare` in the table, pause is the first process itself in two
 //! more boots.
 //!
 //! `PODPAUSE_KERNELS` is the folder that `ci/kernels.sh` has filled. `PODPAUSE_PROGRAMS` is a folder with
@@ -19,6 +20,7 @@
 //! `-- --test-threads=1` for one.
 
 mod table;
+mod uml;
 mod vm;
 
 use std::collections::BTreeMap;
@@ -48,6 +50,10 @@ fn main() -> std::process::ExitCode {
             Trial::test(&machine.id, test).with_ignored_flag(machine.weekly)
         })
         .collect();
+    trials.push(Trial::test("amd64-uml", || {
+        uml::test();
+        Ok(())
+    }));
     trials.push(Trial::test("readme_names_the_kernels", move || {
         check_readme(&table);
         Ok(())
@@ -111,6 +117,11 @@ impl Inputs {
     }
 }
 
+/// One of the scripts of this folder.
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels").join(name)
+}
+
 /// Boots a machine, once or three times.
 fn test(table: &Table, machine: &Machine) {
     let inputs = match Inputs::find(table, machine) {
@@ -126,7 +137,8 @@ fn test(table: &Table, machine: &Machine) {
             ("bin/busybox", &inputs.kernels.join(format!("{}.busybox", arch.id))),
             ("pause", &inputs.program),
             ("load", &inputs.load),
-            ("init", &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels/init.sh")),
+            ("functions.sh", &script("functions.sh")),
+            ("init", &script("init.sh")),
         ],
     );
     let memory = ["-m".to_owned(), machine.memory_mb.to_string()];

@@ -46,9 +46,9 @@ pub fn write_initramfs(path: &Path, files: &[(&str, &Path)]) {
 
 /// A virtual machine that runs. It is ended when this is dropped.
 pub struct Vm {
-    qemu: Child,
+    child: Child,
     console: Receiver<String>,
-    /// What was read from the console, with what qemu itself says, and when, in seconds.
+    /// What was read from the console, with what the emulator itself says, and when, in seconds.
     log: Vec<String>,
     start: Instant,
 }
@@ -63,11 +63,8 @@ impl Vm {
         initramfs: &Path,
         arguments: &str,
     ) -> Self {
-        // Qemu ends if the thread of the test does, even if that is killed.
-        let (console, output) = std::io::pipe().unwrap();
-        let qemu = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL"])
-            .arg(qemu.join("run"))
+        let mut command = Command::new(qemu.join("run"));
+        command
             .args(options)
             .arg("-L")
             .arg(qemu.join("usr/share/qemu"))
@@ -79,7 +76,18 @@ impl Vm {
             .arg(kernel)
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", arguments])
+            .args(["-append", arguments]);
+        Self::start(&command)
+    }
+
+    /// Starts a program that is a machine, with its console on stdout.
+    pub fn start(program: &Command) -> Self {
+        // It ends if the thread of the test does, even if that is killed.
+        let (console, output) = std::io::pipe().unwrap();
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(program.get_program())
+            .args(program.get_args())
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
@@ -97,7 +105,7 @@ impl Vm {
                 line.clear();
             }
         });
-        Self { qemu, console: receiver, log: Vec::new(), start: Instant::now() }
+        Self { child, console: receiver, log: Vec::new(), start: Instant::now() }
     }
 
     /// The next line from the console.
@@ -129,7 +137,7 @@ impl Vm {
                 Err(RecvTimeoutError::Disconnected) => panic!("the machine ended: {self}"),
             }
         }
-        assert_eq!(self.qemu.try_wait().unwrap(), None, "{self}");
+        assert_eq!(self.child.try_wait().unwrap(), None, "{self}");
     }
 
     /// Waits until the machine has ended of its own accord.
@@ -141,7 +149,7 @@ impl Vm {
                 Err(RecvTimeoutError::Timeout) => panic!("the machine did not end: {self}"),
             }
         }
-        let status = self.qemu.wait().unwrap();
+        let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}: {self}");
     }
 }
@@ -154,7 +162,7 @@ impl fmt::Display for Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
