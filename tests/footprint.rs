@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use common::footprint::record::{Kind, Record, goals};
 use common::footprint::{picture, tables};
 use common::number::number;
+use serde_json::Value;
 
 const README: &str = include_str!("../README.md");
 
@@ -43,6 +44,27 @@ fn the_picture_is_that_of_the_record() {
     let name = record_path().with_extension("svg");
     let name = format!("benches/record/{}", name.file_name().unwrap().display());
     assert!(README.contains(&name), "the README shows {name}");
+}
+
+/// The table of the pod has the medians of the records that `pod-overhead --json` wrote.
+#[test]
+fn the_table_of_the_pod_is_that_of_its_records() {
+    let charged = |pause: &str, handler: &str| -> u64 {
+        let stem = record_path().file_stem().unwrap().display().to_string();
+        let path = record_path().with_file_name(format!("{stem}-pods-{pause}.json"));
+        let saved: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        let runs = saved["runs"].as_array().unwrap();
+        let run = runs.iter().find(|run| run["subject"]["handler"] == handler).unwrap();
+        let figures = run["figures"].as_array().unwrap();
+        let figure = figures.iter().find(|figure| figure["name"] == "charged").unwrap();
+        figure["value"].as_f64().unwrap() as u64
+    };
+    for (handler, version) in [("runc", "1.1"), ("crun", "1.8")] {
+        let (ours, theirs) = (charged("pause", handler), charged("pause-3.9", handler));
+        let row =
+            format!("| charged to the sandbox, {handler} {version}, KiB | {ours} | {theirs} |");
+        assert!(README.contains(&row), "the README should have {row}");
+    }
 }
 
 /// The record is of a program like the one that is here: another compiler may make it a few bytes

@@ -456,7 +456,7 @@ fn pulls_its_image_from_a_registry() {
     let name = format!("{REGISTRY}/infra/pause:{}", images::version());
     let Some(containerd) = Containerd::new(&name) else { return };
     let cage = &containerd.cage;
-    cage.run(&["ip", "link", "set", "lo", "up"]);
+    cage.run(&["busybox", "ip", "link", "set", "lo", "up"]);
     let settings = format!(
         "version: 0.1\nhttp: {{ addr: '{REGISTRY}' }}\n\
          storage: {{ filesystem: {{ rootdirectory: /run/registry }} }}\n"

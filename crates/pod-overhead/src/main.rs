@@ -9,6 +9,7 @@ mod cri;
 mod interrupt;
 mod measure;
 mod node;
+mod picture;
 mod pod;
 mod processes;
 mod record;
@@ -16,7 +17,8 @@ mod report;
 mod statistics;
 
 use std::fs;
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, ErrorKind, IsTerminal, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -71,6 +73,9 @@ struct Arguments {
     /// Save the run
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw what was found, with the runs to compare
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Compare with a saved run
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
@@ -89,7 +94,7 @@ Examples:
   pod-overhead
   pod-overhead --runtime-handler runc --runtime-handler kata --pods 30
   pod-overhead --json before.json      # then change the sandbox image, and
-  pod-overhead --against before.json";
+  pod-overhead --against before.json --svg both.svg";
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -103,27 +108,33 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let against = arguments.against.as_deref().map(load).transpose()?;
+    // A path that cannot be written shows before the run, and not after it.
+    let output = |path: &Option<PathBuf>| path.as_deref().map(Output::new).transpose();
+    let (json, svg) = (output(&arguments.json)?, output(&arguments.svg)?);
     let saved = match &arguments.from {
         Some(file) => load(file)?,
         None => {
-            // A path that cannot be written shows before the run, and not after it.
-            let files = [&arguments.json];
-            let files = files.into_iter().flatten().map(|path| Output::new(path));
-            let files = files.collect::<Result<Vec<_>>>()?;
             interrupt::catch()?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let saved = runtime.block_on(measure_all(arguments))?;
-            for file in files {
-                file.write(&(serde_json::to_string_pretty(&saved)? + "\n"))?;
-            }
-            saved
+            runtime.block_on(measure_all(arguments))?
         }
     };
-    print!("{}", report::text(&saved));
-    for (ours, theirs) in report::pairs(&saved, against.as_ref()) {
-        print!("{}", report::comparison(ours, theirs));
+    if let Some(file) = json {
+        file.write(&(serde_json::to_string_pretty(&saved)? + "\n"))?;
     }
-    Ok(())
+    if let Some(file) = svg {
+        let theirs = against.iter().flat_map(|against| &against.runs);
+        file.write(&picture::svg(&saved.runs.iter().chain(theirs).collect::<Vec<_>>())?)?;
+    }
+    let mut text = report::text(&saved);
+    for (ours, theirs) in report::pairs(&saved, against.as_ref()) {
+        text += &report::comparison(ours, theirs);
+    }
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads it has read enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("write what was found"),
+    }
 }
 
 /// Measures with each handler, and removes all pods whatever happens.
@@ -296,7 +307,10 @@ fn machine() -> Result<Machine> {
         kernel: format!("Linux {}.{}.{}", release.major, release.minor, release.patch),
         page_bytes: procfs::page_size(),
         cgroup_version: Hierarchies::read()?.version()?,
-        load: LoadAverage::current().context("read /proc/loadavg")?.one.into(),
+        // With its two decimals.
+        load: (f64::from(LoadAverage::current().context("read /proc/loadavg")?.one) * 100.0)
+            .round()
+            / 100.0,
     })
 }
 
@@ -326,6 +340,7 @@ impl Output {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let file = tempfile::Builder::new()
             .prefix(".pod-overhead-")
+            .permissions(fs::Permissions::from_mode(0o666)) // less the umask, as for any new file
             .tempfile_in(folder.unwrap_or(Path::new(".")));
         let file = file.with_context(|| format!("write {}", path.display()))?;
         Ok(Self { path: path.into(), file })

@@ -25,9 +25,11 @@ const IDLE: Duration = Duration::from_secs(5);
 const GIVE_BACK: Duration = Duration::from_secs(10);
 
 const TIMES: &str = "Time";
-const CGROUP: &str = "Memory charged to the pod's cgroup";
+/// The group of the figures of [`crate::cgroup::charge`].
+pub const CGROUP: &str = "Memory charged to the pod's cgroup";
 const PROCESSES: &str = "Memory of processes";
-const NODE: &str = "Memory of the node, by the growth with each pod";
+/// The group of those that grow with each pod.
+pub const NODE: &str = "Memory of the node, by the growth with each pod";
 const THINGS: &str = "Things";
 const CPU: &str = "CPU while idle";
 
@@ -433,4 +435,42 @@ pub async fn remove_all(cri: &Cri, runs: &[Run], bar: &ProgressBar) -> Result<()
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A curve whose steps have these samples of one figure.
+    fn curve(steps: &[(usize, &[f64])]) -> Vec<Step> {
+        let steps = steps.iter().map(|&(pods, samples)| Step {
+            pods,
+            figures: Figure::of_samples(CGROUP, CHARGED, "KiB", samples).into_iter().collect(),
+        });
+        steps.collect()
+    }
+
+    #[test]
+    fn finds_where_a_curve_bends() {
+        let straight = [100.0, 101.0, 99.0, 100.0];
+        assert_eq!(bends(&curve(&[(1, &[300.0]), (10, &straight), (100, &straight)])), [""; 0]);
+        // A little more, or a spread that is wide, is no bend.
+        assert_eq!(bends(&curve(&[(10, &straight), (100, &[110.0; 4])])), [""; 0]);
+        let wide = [60.0, 100.0, 180.0, 300.0];
+        assert_eq!(bends(&curve(&[(10, &straight), (100, &wide)])), [""; 0]);
+        for other in [[150.0; 4], [50.0; 4]] {
+            let steps: [(usize, &[f64]); 4] =
+                [(1, &[100.0]), (10, &straight), (100, &straight), (1_000, &other)];
+            let found = bends(&curve(&steps));
+            assert_eq!(found.len(), 1);
+            assert!(found[0].contains("is not linear beyond 100 pods: 100.0 KiB"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn grows_by_powers_of_ten() {
+        assert_eq!(steps(3), [1, 3]);
+        assert_eq!(steps(100), [1, 10, 100]);
+        assert_eq!(steps(250), [1, 10, 100, 250]);
+    }
 }

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use common::cage::{Cage, Job};
+use common::cage::{Cage, Daemon, Job};
 use common::images::{self, PAUSE};
 use common::wait::until;
 
@@ -51,9 +52,12 @@ const NETWORK: &str = r#"{
 
 /// containerd in a cage, with the program beside it.
 struct Node {
-    _daemon: Job,
+    daemon: Daemon,
     cage: Cage,
 }
+
+const LOG: &str = "/run/containerd.log";
+const DAEMON: [&str; 3] = ["containerd", "--config", "/run/containerd.toml"];
 
 impl Node {
     /// Has this image for sandboxes.
@@ -67,16 +71,18 @@ impl Node {
         cage.write("/run/containerd.toml", configuration.replace("SANDBOX", sandbox));
         cage.write("/run/cni/pods.conflist", NETWORK);
         cage.write(TOOL, fs::read(env!("CARGO_BIN_EXE_pod-overhead")).unwrap());
-        let log = "/run/containerd.log";
-        let daemon = cage.start(&["containerd", "--config", "/run/containerd.toml"], log, log);
-        until("containerd answers", || cage.output(&["ctr", "version"]).status.success());
-        let node = Self { _daemon: daemon, cage };
+        let node = Self { daemon: cage.daemon(&DAEMON, LOG), cage };
+        node.wait_for_daemon();
         let pause = images::pause(&node.cage);
         node.import(&pause);
         until("the network is configured", || {
             !node.tool(&["--runtime-handler", "none"]).contains("not ready")
         });
         Some(node)
+    }
+
+    fn wait_for_daemon(&self) {
+        until("containerd answers", || self.cage.output(&["ctr", "version"]).status.success());
     }
 
     fn import(&self, archive: &str) {
@@ -117,11 +123,22 @@ impl Node {
         assert_eq!(self.pods(), [] as [PathBuf; 0]);
     }
 
-    /// Starts a long run, waits until it has some pods, and sends it this signal.
-    fn interrupt(&self, signal: &str) -> Job {
+    /// Starts a long run, and waits until it has some pods.
+    fn begin(&self) -> Job {
         let words = self.words(&["--pods", "1000"]);
         let job = self.cage.start(&words, "/run/out", "/run/error");
         until("there are pods", || self.pods().len() > 3);
+        job
+    }
+
+    /// What the run that was begun has said on stderr.
+    fn error(&self) -> String {
+        fs::read_to_string(self.cage.path("/run/error")).unwrap()
+    }
+
+    /// Begins a long run, and sends it this signal.
+    fn interrupt(&self, signal: &str) -> Job {
+        let job = self.begin();
         let processes = fs::read_dir(self.cage.path("/proc")).unwrap().flatten();
         let names = processes.filter_map(|entry| entry.file_name().into_string().ok());
         let mut pids =
@@ -243,13 +260,168 @@ fn says_what_is_wrong() {
     node.assert_nothing_is_left();
 }
 
+/// Somebody who is not root, and a runtime that has no network.
+#[test]
+fn says_what_is_missing() {
+    let Some(node) = Node::new(PAUSE) else { return };
+    let user = ["setpriv", "--reuid=65535", "--regid=65535", "--clear-groups"];
+    let words = [&user[..], &node.words(&[])].concat();
+    let output = node.cage.output(&words);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("run this as root"), "{error}");
+
+    fs::remove_file(node.cage.path("/run/cni/pods.conflist")).unwrap();
+    let mut error = String::new();
+    // With a handler that is not there, a runtime that is ready makes no pod either.
+    until("containerd has noticed", || {
+        error = node.tool(&["--runtime-handler", "none"]);
+        error.contains("not ready")
+    });
+    assert!(error.contains("NetworkReady is false"), "{error}");
+    assert!(error.contains("or measure with --network node"), "{error}");
+    let saved = node.measure(&["--network", "node"]).0;
+    assert_eq!(figure(&saved, "Things", "network devices in the sandbox"), 0.0);
+    node.assert_nothing_is_left();
+}
+
+/// It warns before it makes more pods than a limit above them allows, and takes silence for a no.
+#[test]
+fn warns_of_limits() {
+    let Some(node) = Node::new(PAUSE) else { return };
+    for (controller, file, limit, unit) in [
+        ("pids", ["pids.max", "pids.max"], "200", "threads of a cgroup's pids.max"),
+        (
+            "memory",
+            ["memory.limit_in_bytes", "memory.max"],
+            "67108864",
+            "MiB of a cgroup's memory limit",
+        ),
+    ] {
+        // The runtime makes it with the first pod, where the hierarchies are separate.
+        let hierarchy = PathBuf::from("/sys/fs/cgroup").join(controller);
+        if hierarchy.exists() {
+            fs::create_dir_all(hierarchy.join(&node.cage.cgroup)).unwrap();
+        }
+        let path = node.cage.cgroup_file("", controller, file).expect("there is the controller");
+        let before = fs::read_to_string(&path).unwrap();
+        fs::write(&path, limit).unwrap();
+        let error = node.tool(&["--pods", "100"]);
+        let expected = "100 pods need about ";
+        assert!(error.contains(expected) && error.contains(unit), "{error}");
+        assert!(error.contains("Then give --yes"), "{error}");
+        // Three pods are within it.
+        node.measure(&[]);
+        let before = if before.trim().len() > 18 { "-1" } else { before.trim() };
+        fs::write(&path, before).unwrap();
+        node.assert_nothing_is_left();
+    }
+}
+
+/// The file system with the runtime's state becomes full in the middle of a run. And one that has no room for
+/// what is to be saved: nothing is written then.
+#[test]
+fn leaves_nothing_after_a_full_disk() {
+    let Some(node) = Node::new(PAUSE) else { return };
+    let mut job = node.begin();
+    let resize = |size: &str| {
+        node.cage.run(&["mount", "-o", &format!("remount,size={size}"), "/var/lib"]);
+    };
+    // tmpfs rounds down to what is used, so nothing more fits.
+    let used = node.cage.run(&["sh", "-c", "df -k /var/lib | awk 'NR == 2 { print $3 }'"]);
+    resize(&format!("{}k", used.trim()));
+    assert_eq!(job.end().code(), Some(1));
+    resize("50%");
+    let error = node.error();
+    assert!(error.contains("a file system of the runtime is full"), "{error}");
+    // What could not be removed on a full disk, the next start removes.
+    if error.contains("pods of this run may be left") {
+        node.measure(&["--yes"]);
+    }
+    node.assert_nothing_is_left();
+
+    fs::create_dir(node.cage.path("/run/full")).unwrap();
+    node.cage.run(&["mount", "-t", "tmpfs", "-o", "size=4k", "full", "/run/full"]);
+    fs::write(node.cage.path("/run/full/file"), [0; 4_096]).unwrap();
+    let error = node.tool(&["--pods", "3", "--json", "/run/full/run.json"]);
+    assert!(error.contains("write /run/full/run.json: No space left on device"), "{error}");
+    let entries = fs::read_dir(node.cage.path("/run/full")).unwrap().count();
+    assert_eq!(entries, 1, "nothing but the file that fills it");
+    node.assert_nothing_is_left();
+}
+
+/// The runtime is killed in the middle of a run. When it is there again, the next start finds what is left.
+#[test]
+fn removes_what_is_left_after_the_runtime_has_died() {
+    let Some(mut node) = Node::new(PAUSE) else { return };
+    let mut job = node.begin();
+    node.cage.run(&["pkill", "-KILL", "-x", "containerd"]);
+    assert_eq!(job.end().code(), Some(1));
+    let error = node.error();
+    assert!(error.contains("the runtime has gone away"), "{error}");
+    assert!(error.contains("pods of this run may be left"), "{error}");
+    assert!(node.pods().len() > 3);
+
+    // A daemon that finds pods listens on it at once.
+    node.cage.run(&["busybox", "ip", "link", "set", "lo", "up"]);
+    node.daemon = node.cage.daemon(&DAEMON, LOG);
+    until("the runtime is ready, and the program finds what is left", || {
+        let error = node.tool(&["--pods", "3"]);
+        error.contains("pods of an earlier run are left")
+    });
+    node.measure(&["--yes"]);
+    node.assert_nothing_is_left();
+}
+
+/// That of the README, from the records beside it:
+///
+/// ```text
+/// pod-overhead --from benches/record/RECORD-pods-pause.json \
+///     --against benches/record/RECORD-pods-pause-3.9.json --svg benches/record/RECORD-pods.svg
+/// ```
+#[test]
+fn draws_the_picture_of_the_readme() {
+    let record = common::root().join("benches/record/2026-11-25-x86_64-linux-6.18-2cpu-pods");
+    let file = |end: &str| format!("{}{end}", record.display());
+    let folder = tempfile::tempdir().unwrap();
+    let drawn = folder.path().join("drawn.svg");
+    let output = Command::new(env!("CARGO_BIN_EXE_pod-overhead"))
+        .args(["--from", &file("-pause.json"), "--against", &file("-pause-3.9.json"), "--svg"])
+        .arg(&drawn)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let same = fs::read(file(".svg")).unwrap() == fs::read(drawn).unwrap();
+    assert!(same, "draw it again, with the command above");
+}
+
+/// The picture shows each run with its figure, and is the same each time.
+#[test]
+fn draws_a_picture() {
+    let Some(node) = Node::new(PAUSE) else { return };
+    let (saved, _) = node.measure(&["--svg", "/run/first.svg"]);
+    let draw =
+        ["--from", "/run/run.json", "--against", "/run/run.json", "--svg", "/run/second.svg"];
+    node.cage.run(&[&[TOOL], &draw[..]].concat());
+    let read = |name| fs::read_to_string(node.cage.path(name)).unwrap();
+    let charged = format!("\n{:.0}\n", figure(&saved, "Memory charged", "charged"));
+    for (name, runs) in [("/run/first.svg", 1), ("/run/second.svg", 2)] {
+        let svg = read(name);
+        assert!(svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>"), "{svg}");
+        assert_eq!(svg.matches(&charged).count(), runs, "{charged}: {svg}");
+    }
+    let before = read("/run/second.svg");
+    node.cage.run(&[&[TOOL], &draw[..]].concat());
+    assert_eq!(read("/run/second.svg"), before);
+    node.assert_nothing_is_left();
+}
+
 #[test]
 fn leaves_nothing_after_a_signal() {
     let Some(node) = Node::new(PAUSE) else { return };
     for signal in ["INT", "TERM"] {
         let mut job = node.interrupt(signal);
         assert_eq!(job.end().code(), Some(1));
-        let error = fs::read_to_string(node.cage.path("/run/error")).unwrap();
+        let error = node.error();
         assert!(error.starts_with("error: ") && error.ends_with("interrupted\n"), "{error}");
         node.assert_nothing_is_left();
     }
