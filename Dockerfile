@@ -1,11 +1,11 @@
-# The image of pause, for those who build with docker, buildah or podman.
+# Builds the image of pause with docker, buildah or podman.
 #
 #   docker buildx build --platform linux/amd64,linux/arm64 .
 #
-# It has the same files and settings as the one that podpause-image writes, but a digest of its own:
-# layers are archived and compressed as each engine sees fit.
+# The image has the same files and settings as the one that podpause-image writes, but not the same digest: each engine
+# archives and compresses layers in its own way.
 
-# The default is for docker without BuildKit, which does not say what it runs on.
+# The default is for docker without BuildKit, which does not set this argument.
 FROM --platform=${BUILDPLATFORM:-linux/amd64} rust:1.95.0 AS build
 # Those of `podpause-image --list-platforms`. This layer and the next serve each platform.
 RUN rustup target add x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu \

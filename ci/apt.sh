@@ -1,24 +1,23 @@
-# To be sourced: packages of other releases and architectures of Debian, from its own archive.
+# To be sourced: fetches packages of other Debian releases and architectures.
 #
 #     private_apt STATE "RELEASE ARCH..."...
 #
-# gives apt a state of its own in the folder STATE, for the rest of the shell, with the packages of these
-# releases for these architectures. The folder is removed when the shell ends.
+# makes apt use a separate state in the directory STATE for the rest of the shell, with the packages of these
+# releases for these architectures. The directory is removed when the shell ends.
 #
-# Nothing is installed, and the system's own apt state stays as it is. apt uses the mirror of the system's
-# sources, and checks the signatures with Debian's keys. Any user can do this.
+# It installs nothing and does not touch the system's apt state, so any user can run it. apt uses the mirror of the
+# system's sources and checks signatures with Debian's keys.
 #
-# The dates of Release files are not checked, whatever the system's own setting is. They protect a system
-# from a mirror that holds back security updates. These packages are only objects of tests: they run in
-# emulators, or with containers of our own. A mirror that lags behind gives an older package, with a
-# valid signature. Without this, a test would fail once a mirror has been behind for a week. Where a Release
-# file has expired, this says so on stderr.
+# apt does not check the expiry dates of Release files here. Those dates protect a system from a mirror that holds
+# back security updates. These packages only run in emulators or with our own containers, and an outdated mirror
+# still gives a package with a valid signature. With the check, the tests would fail when a mirror is a week behind.
+# An expired Release file is reported on stderr.
 
 private_apt() {
     local state=$1 archive archs
     local keys=/usr/share/keyrings/debian-archive-keyring.gpg
     shift
-    # Where this system has its release from, all releases are.
+    # The system's mirror has all releases.
     archive=$(
         . /etc/os-release
         apt-get indextargets --format '$(CREATED_BY) $(CODENAME) $(REPO_URI)' |
@@ -30,14 +29,13 @@ private_apt() {
     mkdir -p "$state"/{lists/partial,cache/archives/partial}
     trap "rm -rf '$state'" EXIT
     : >"$state/status"
-    # A line for each release: the packages for all architectures would be listed twice otherwise.
+    # One line per release, because otherwise the packages for all architectures would be listed twice.
     printf '%s\n' "$@" | while read -r release archs; do
         echo "deb [arch=${archs// /,} signed-by=$keys] $archive $release main"
     done >"$state/sources.list"
     archs="$(dpkg --print-architecture) $(printf '%s\n' "$@" | cut -d ' ' -f 2- | xargs)"
 
-    # The system's own hooks must not run for a state that is not the system's. Its settings for
-    # downloads, such as a proxy, are kept.
+    # Disables the system's hooks for this state. Settings for downloads, such as a proxy, stay.
     apt-config dump Acquire >"$state/apt.conf"
     cat >>"$state/apt.conf" <<END
 Acquire::Check-Date "false";
@@ -61,7 +59,7 @@ END
     report_expired "$state"/lists/*Release
 }
 
-# report_expired FILE...: says which of these Release files have expired.
+# report_expired FILE...: reports expired Release files.
 report_expired() {
     local file until
     for file in "$@"; do

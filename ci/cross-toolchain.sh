@@ -1,16 +1,15 @@
 #!/bin/bash
 # ci/cross-toolchain.sh DIR TARGET...
 #
-# Leaves DIR/rustc, a compiler that has libcore for each TARGET. Then this makes the program:
+# Creates DIR/rustc, a compiler with libcore for each TARGET. Build the program with:
 #
 #     RUSTC=DIR/rustc RUSTFLAGS=-Clinker=rust-lld cargo build --target TARGET
 #
 # (and on *-musl, RUSTFLAGS="-Clinker=rust-lld -Clink-self-contained=no"). No C toolchain is needed.
 #
-# Where rustup has the targets, it adds them to the toolchain in use, and that is all. Where it can
-# fetch none, but packages of Debian are to be had, DIR gets a private copy of the rustc-web of Debian
-# and a libcore that is built for each target from the source of that compiler. Nothing is installed.
-# What is there already is kept: run it again for more targets.
+# If rustup can fetch the targets, this adds them to the current toolchain. Otherwise it unpacks Debian's rustc-web
+# to DIR and builds libcore for each target from that compiler's source. It installs nothing. It keeps what is there,
+# so you can run it again for more targets.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -25,14 +24,14 @@ tree=$dir/toolchain                            # in the layout that rustc looks 
 host=$(rustc -vV | sed -n 's/^host: //p')
 rustup=$(rustc --print sysroot)                # its cargo and its rust-lld serve both ways
 
-# Makes DIR/rustc: the arguments are the command that it stands for.
+# Creates DIR/rustc, which runs the command in the arguments.
 leave_rustc() {
     { echo '#!/bin/sh'; printf 'exec'; printf ' %q' "$@"; echo ' "$@"'; } > "$dir/rustc.new"
     chmod +x "$dir/rustc.new"
     mv "$dir/rustc.new" "$dir/rustc" # at once, or not at all
 }
 
-# The first package whose name starts with $2 and that package $1 depends on.
+# The first dependency of package $1 whose name starts with $2.
 dependency() {
     apt-cache depends "$1" | awk -v name="^$2" '$1 == "Depends:" && $2 ~ name { print $2; exit }'
 }
@@ -63,7 +62,7 @@ unpack_debian_rustc() {
     leave_rustc env "LD_LIBRARY_PATH=$tree/lib" "$tree/bin/rustc"
 }
 
-# Builds libcore for these targets, as a dependency of a crate that has nothing else.
+# Builds libcore for these targets, as the only dependency of a crate.
 build_libcore() {
     local target flags=()
     for target in "$@"; do
@@ -74,7 +73,7 @@ build_libcore() {
     printf '[package]\nname = "empty"\nedition = "2024"\n[profile.release]\npanic = "abort"\n[workspace]\n' \
         > "$work/Cargo.toml"
     echo '#![no_std]' > "$work/src/lib.rs"
-    # Only to build libcore is the compiler told to be a nightly one.
+    # Unstable features are enabled only to build libcore.
     (cd "$work" && RUSTC=$dir/rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS='' CARGO_TARGET_DIR=$work/target \
         cargo build --quiet --release -Zbuild-std=core "${flags[@]}")
     for target in "$@"; do
@@ -86,7 +85,7 @@ build_libcore() {
     rm -rf "$work"
 }
 
-# What rustup could fetch before it failed stays in its toolchain, and is not used.
+# Targets that rustup fetched before it failed stay in its toolchain, unused.
 if [ ! -d "$tree" ] && command -v rustup > /dev/null; then
     if RUST_BACKTRACE=0 rustup target add "$@"; then
         leave_rustc "$rustup/bin/rustc"

@@ -4,12 +4,12 @@
 #
 #     ci/kernels.sh DIR [--weekly | ID...]
 #
-# leaves DIR/ID/vmlinuz for each kernel, DIR/ARCH.busybox for each architecture, DIR/uml and DIR/qemu. An ID is that
-# of a kernel in tests/kernels/machines.toml. Without one, those that the tests boot by default are fetched;
-# with --weekly, all of them. What is there already is kept, and if all is there, no network is needed.
+# creates DIR/ID/vmlinuz for each kernel, DIR/ARCH.busybox for each architecture, DIR/uml and DIR/qemu. ID is a kernel
+# in tests/kernels/machines.toml. Without an ID, this fetches the kernels that the tests boot by default; with
+# --weekly, all of them. It keeps what is there, and needs no network if nothing is missing.
 #
-# Nothing is installed, and any user can run this: see apt.sh. DIR/qemu has the emulators with the libraries
-# of their own release, so they run on any release of Debian, and an installed qemu stays as it is:
+# It installs nothing, so any user can run it: see apt.sh. DIR/qemu has the emulators with the libraries of their own
+# release, so they run on any Debian release, and an installed qemu stays as it is:
 #
 #     DIR/qemu/run qemu-system-x86_64 -L DIR/qemu/usr/share/qemu ...
 set -euo pipefail
@@ -17,7 +17,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 machines=$here/../tests/kernels/machines.toml
 . "$here/apt.sh"
 
-# The release of the emulators, or several that are tried in turn.
+# The releases to take the emulators from, in order of preference.
 emulators_from=trixie,forky,bookworm-backports
 
 usage() {
@@ -60,7 +60,7 @@ in_turn() {
     local releases=$1 release status=1
     shift
     for release in ${releases//,/ }; do
-        # In a condition, the shell would go on after an error.
+        # `set -e` has no effect inside a condition.
         set +e
         (set -e; "$@" "$release")
         status=$?
@@ -79,7 +79,7 @@ fetch_emulators() {
     for package in "$dir"/apt/cache/archives/*.deb; do
         dpkg --extract "$package" "$root"
     done
-    # Of some 500 MB, the libraries, the firmware, and the programs that are used here.
+    # Keeps only the libraries, the firmware and the needed programs of some 500 MB.
     mkdir -p "$root/kept/usr/bin" "$root/kept/usr/share"
     for program in $(sed -n 's/^qemu = \["\(qemu-system-[^"]*\)".*/\1/p' "$machines") zstd; do
         mv "$root/usr/bin/$program" "$root/kept/usr/bin/"
@@ -149,7 +149,7 @@ fetch_busybox() {
     mv "$downloads/busybox" "$dir/$arch.busybox"
 }
 
-# User-mode Linux, which is a program.
+# User-mode Linux, a kernel that runs as a program.
 fetch_uml() {
     private_apt "$dir/apt" "$1 amd64"
     mkdir "$dir/apt/downloads"
@@ -164,7 +164,7 @@ fetch_uml() {
 [ "$(dpkg --print-architecture)" != amd64 ] || [ -e "$dir/uml/linux.uml" ] || in_turn bookworm fetch_uml
 [ -e "$dir/qemu" ] || in_turn "$emulators_from" fetch_emulators
 
-# The kernels that are missing, together where they are of one release and architecture.
+# Missing kernels, grouped by release and architecture.
 declare -A missing
 for id in $wanted; do
     line=$(awk -v id="$id" '$1 == id' <<<"$table")

@@ -3,15 +3,15 @@
 #
 #     ci/kubernetes.sh DIR
 #
-# leaves in DIR the programs that the suite starts a node from:
+# creates in DIR the programs from which the suite starts a node:
 #
 #     PODPAUSE_KUBERNETES=$PWD/DIR cargo test -p kubernetes
 #
-# DIR/etcd, DIR/kube-apiserver, DIR/kube-controller-manager, DIR/kube-scheduler and DIR/kubelet. If all of
-# them are there, nothing is done. The build takes about five minutes of processor time.
+# DIR/etcd, DIR/kube-apiserver, DIR/kube-controller-manager, DIR/kube-scheduler and DIR/kubelet. It does nothing if all
+# of them exist. The build takes about five minutes of CPU time.
 #
-# It needs Go: the 1.19 of Debian 12 (package golang-go). Nothing is installed, and any user can run this.
-# apt checks the signatures of source and package: see apt.sh.
+# It needs Go 1.19 of Debian 12 (package golang-go). It installs nothing, so any user can run it. apt checks the
+# signatures of source and package: see apt.sh.
 set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 
@@ -31,7 +31,7 @@ is_complete && exit
 
 work=$dir/work
 rm -rf "$work"
-# The trap of apt.sh replaces an earlier one, so the state of apt is in the folder that this one removes.
+# apt.sh replaces this trap, so apt's state is in the directory that its trap removes.
 private_apt "$work/apt" "$release $(dpkg --print-architecture)"
 trap 'rm -rf "$work"' EXIT
 sed -i 's/^deb \(.*\)/&\ndeb-src \1/' "$work/apt/sources.list"
@@ -43,8 +43,8 @@ apt-get -qq --download-only source kubernetes
 [ -e kubernetes_*really"$version".orig.tar.gz ] ||
     { echo "$0: the source of $release is not of $version: $(ls ./*.orig.tar.gz)" >&2; exit 1; }
 
-# Go 1.19 and a tree of 2021 without the list of vendored modules that Go has wanted since: GOPATH mode.
-# Debian's patches are of kubectl alone.
+# GOPATH mode, because this source of 2021 lacks the list of vendored modules that Go 1.19 requires.
+# Debian's patches concern only kubectl.
 export GO111MODULE=off GOPATH=$work/go GOCACHE=$work/cache GOFLAGS= CGO_ENABLED=0
 tree=$GOPATH/src/k8s.io/kubernetes
 mkdir -p "$tree" bin
@@ -64,7 +64,7 @@ packages=$(
 "$work/openapi-gen" -i "$packages" -p k8s.io/kubernetes/pkg/generated/openapi -O zz_generated.openapi \
     -h vendor/k8s.io/code-generator/hack/boilerplate.go.txt -r "$work/violations"
 
-# Without the clients of clouds and of docker. The version is in two packages.
+# Without cloud providers and dockershim. Two packages contain the version.
 flags="-s -w"
 for package in component-base/version client-go/pkg/version; do
     package=k8s.io/kubernetes/vendor/k8s.io/$package

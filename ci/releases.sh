@@ -1,21 +1,21 @@
 #!/bin/bash
-# Fetches newer container runtimes than this system has, with all that they need to run.
+# Fetches container runtimes of newer Debian releases, with their dependencies.
 #
 #     ci/releases.sh DIR [RELEASE...]
 #
-# leaves DIR/RELEASE, the root of a small system, in which the tests run with
+# creates DIR/RELEASE, the root of a small system. To run tests in it:
 #
 #     PODPAUSE_ROOT=$PWD/DIR/RELEASE cargo test --test runtimes
 #
-# A RELEASE is a name of one of Debian's; without one, all that are named below are fetched. What is there
-# already is left as it is. See apt.sh for how they are fetched.
+# RELEASE is the name of a Debian release; the default is all that are named below. It keeps what is there. See apt.sh
+# for how packages are fetched.
 set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 
-# trixie has containerd 1.7, podman 5.4, docker 26, crun 1.21; forky, which is to be the next release,
-# has containerd 2.1 and runc 1.3 at least.
+# trixie has containerd 1.7, podman 5.4, docker 26 and crun 1.21. forky, the next release, has at least
+# containerd 2.1 and runc 1.3.
 all="trixie forky"
-# The runtimes; what containers execute; and what the tests call themselves.
+# The runtimes, the programs for containers, and the tools that the tests call.
 packages="
 containerd crun docker-cli docker.io podman runc runsc
 aardvark-dns containernetworking-plugins iptables netavark nftables slirp4netns uidmap
@@ -33,16 +33,16 @@ fetch() {
     private_apt "$dir/apt" "$release $(dpkg --print-architecture)"
     # shellcheck disable=SC2086 # one word for each package
     apt-get -qq --yes --no-install-recommends --download-only install $packages
-    # Nothing is installed, only unpacked: first the links of / into /usr.
+    # Unpacks the links from / to /usr first.
     for package in "$dir"/apt/cache/archives/{base-files_,}*.deb; do
         dpkg --extract "$package" "$root"
     done
-    # What the packages' scripts would have done.
+    # Normally, the packages' scripts do this.
     cp "$root/usr/share/base-passwd/passwd.master" "$root/etc/passwd"
     cp "$root/usr/share/base-passwd/group.master" "$root/etc/group"
     ln -s iptables-nft "$root/usr/sbin/iptables"
     ln -s ip6tables-nft "$root/usr/sbin/ip6tables"
-    # What an installed system has.
+    # An installed system has these.
     mkdir -p "$root/usr/local/lib"
     echo '127.0.0.1 localhost' >"$root/etc/hosts"
     touch "$root/etc/resolv.conf"
@@ -53,6 +53,6 @@ fetch() {
 }
 
 for release in ${*:-$all}; do
-    # A root from before this package was in the list lacks it.
+    # A root that was made before runsc was in the list lacks it.
     [ -e "$dir/$release/usr/bin/runsc" ] || (fetch "$release")
 done

@@ -1,12 +1,12 @@
-//! A runtime that carries pause inside itself: sandboxes without any image or file.
+//! A runtime that embeds pause and starts sandboxes without an image or a file.
 //!
 //! ```text
 //! cargo run --example embed
 //! ```
 //!
-//! Two sandboxes start from one memfd, whose page they share. A container joins the first, as in a pod
-//! with PID namespaces of its own, which is what Kubernetes makes by default. `examples/pod.rs` shows
-//! a pod that shares its PID namespace, a volume and an address.
+//! Two sandboxes start from one memfd and share its page. A container joins the first one, with a PID namespace of its
+//! own, which is the default in Kubernetes. `examples/pod.rs` shows a pod that shares its PID namespace, a volume and an
+//! address.
 
 use std::fs;
 use std::io;

@@ -1,16 +1,15 @@
-//! A pod in one file: what a container runtime does around `pause`, with nothing but Linux and Rust.
+//! A pod in one file: what a container runtime does around `pause`.
 //!
 //! ```text
 //! cargo run --example pod                 shows the life of a pod, step by step
 //! cargo run --example pod -- COMMAND…     runs COMMAND in a pod
 //! ```
 //!
-//! It runs as root or as anybody else, on Linux 5.9 or newer, and wants neither an image nor a
-//! runtime nor another program. This is a demonstration, not a runtime: a container here shares all
-//! namespaces of its pod and the files of the machine, and nothing limits what it uses.
+//! It runs as any user, on Linux 5.9 or newer, and needs no image, no runtime and no other program. It is a
+//! demonstration, not a runtime: a container shares all namespaces of its pod and the machine's files, without limits.
 //!
-//! Read `main` first, and the functions below it in their order. The containers are this program
-//! itself, executed again with another name.
+//! Read `main` first, then the functions below it in order. The containers are this program, executed again under
+//! another name.
 
 use std::env;
 use std::ffi::{CString, OsString};

@@ -1,11 +1,11 @@
-//! A shim in one file: all that a runtime does with a `sandbox-init` for a pod that shares its PID
-//! namespace, step by step, each of them checked. `docs/sandbox-init.md` says why.
+//! A shim in one file: each step of a runtime with a `sandbox-init` for a pod that shares its PID namespace, with checks.
+//! `docs/sandbox-init.md` explains why.
 //!
 //! ```text
 //! cargo run --example shim
 //! ```
 //!
-//! It runs as root or as anybody else. What it has no right to is said, and left out.
+//! It runs as any user. It reports and skips steps that need more rights.
 
 use std::fmt::Display;
 use std::fs;

@@ -1,10 +1,10 @@
 //! The table of platforms, and the command that compiles and links the program for one of them.
 //!
-//! `build.rs` uses this file, and so does the library, which gives it to everything else: the image
-//! tool, the tests and the benchmark.
+//! `build.rs` and the library use this file. Through the library, the image tool, the tests and the benchmark
+//! use it, too.
 //!
-//! The bytes depend on the source, the compiler and the target only: not on the folder, the profile
-//! or RUSTFLAGS.
+//! The bytes depend only on the source, the compiler and the target. They do not depend on the directory, the
+//! profile or RUSTFLAGS.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -13,19 +13,18 @@ use std::process::Command;
 /// A platform that pause runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Platform {
-    /// The operating system, the architecture and, where there are several, its variant, as OCI has
-    /// them.
+    /// The OCI name: the operating system, the architecture and, for some architectures, the variant.
     pub name: &'static str,
-    /// The compiler's target.
+    /// The compiler's target triple.
     pub target: &'static str,
-    /// The compiler's name of the architecture.
+    /// The compiler's name for the architecture.
     pub arch: &'static str,
 }
 
-/// All platforms, in the order in which they are in the image's index.
+/// All platforms, in the order of the image's index.
 ///
-/// The names are as containerd and BuildKit normalise them: 64-bit Arm has one variant, v8, which
-/// they drop, and 32-bit Arm is v7 where nothing is said. Upstream's pause has no v8 either.
+/// The names are normalised as containerd and BuildKit do it: they drop v8, the only variant of 64-bit Arm, and
+/// 32-bit Arm without a variant is v7. The Kubernetes image has no v8 either.
 pub static PLATFORMS: [Platform; 8] = [
     Platform::new("linux/amd64", "x86_64-unknown-linux-gnu", "x86_64"),
     Platform::new("linux/arm64", "aarch64-unknown-linux-gnu", "aarch64"),
@@ -42,31 +41,30 @@ impl Platform {
         Self { name, target, arch }
     }
 
-    /// The name with a dash for each slash, for files and for cargo features.
+    /// The name with dashes instead of slashes, for files and cargo features.
     pub fn plain_name(&self) -> String {
         self.name.replace('/', "-")
     }
 }
 
-/// The most bytes that the program may have on this target.
+/// The largest size of the program for this target, in bytes.
 pub fn budget_bytes(target: &str) -> usize {
     if target.starts_with("x86_64-") { 1_024 } else { 1_536 }
 }
 
-/// Compiles and links the program for a target. `root` is the folder that has `src` and `link`. The
-/// program is written to the file `pause`, and the linker's map of it beside that file, with the
-/// extension `map`.
+/// Compiles and links the program for a target. `root` is the directory that contains `src` and `link`. Writes
+/// the program to the file `pause`, and the linker's map to the same path with the extension `map`.
 ///
 /// # Errors
 ///
-/// The compiler cannot be started, has no library for the target, or rejects the program. The text
-/// says what to do.
+/// The compiler cannot be started, has no library for the target, or rejects the program. The message says what
+/// to do.
 pub fn compile(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Result<(), String> {
     compile_source(rustc, root, "src/main.rs", budget_bytes(target), target, pause)
 }
 
-/// Compiles and links another program that has pause's entry point and linker script: `source` is its path from
-/// `root`. The tests on foreign kernels have one.
+/// Compiles and links another program with pause's entry point and linker script, for the tests on foreign
+/// kernels. `source` is its path relative to `root`.
 #[doc(hidden)]
 pub fn compile_source(
     rustc: &OsStr,
@@ -81,12 +79,12 @@ pub fn compile_source(
         .arg(root.join(source))
         .args(["--crate-name=pause", "--crate-type=bin", "--edition=2024"])
         .args(["--cfg=program", "--check-cfg=cfg(program)", "--target", target])
-        // Small; no unwinding; and addresses as they are in pause.ld, without a table of offsets.
+        // Optimise for size, without unwinding, and with the fixed addresses of pause.ld.
         .args(["-Copt-level=z", "-Cpanic=abort", "-Ccodegen-units=1"])
         .args(["-Crelocation-model=static", "-Cforce-unwind-tables=no"])
-        // A constant that moves out of a loop takes a register and two instructions instead of one.
+        // Hoisting a constant out of a loop takes a register and two instructions instead of one.
         .arg("-Cllvm-args=-disable-machine-licm")
-        // Room below the stack pointer cannot be had together with push and pop, which are small.
+        // Without a red zone the compiler can use push and pop, which are short.
         .arg("-Cno-redzone=yes")
         .args(["-Clinker=rust-lld", "-Clinker-flavor=ld.lld"])
         .arg(format!("-Clink-arg=-T{}", root.join("link/pause.ld").display()))

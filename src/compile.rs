@@ -1,5 +1,5 @@
-//! Compiles the program when a tool runs, rather than when this crate is built: for a platform and
-//! with a compiler that are chosen then.
+//! Compiles the program at run time instead of when this crate is built, for a platform and with a compiler of
+//! the caller's choice.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -29,8 +29,8 @@ pub use link::{PLATFORMS, Platform, compile};
 static SOURCE: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");
 const LINKER_SCRIPT: &str = include_str!("../link/pause.ld");
 
-/// Writes the source of the program to a folder, as [`compile`] needs it. The folder is made if it
-/// is not there.
+/// Writes the source of the program to a directory, where [`compile`] can use it. Creates the directory if
+/// necessary.
 ///
 /// # Errors
 ///
@@ -49,12 +49,12 @@ impl Platform {
         PLATFORMS.iter().find(|platform| platform.arch == ARCH)
     }
 
-    /// OCI's name of the architecture.
+    /// The OCI name of the architecture.
     pub fn architecture(&self) -> &'static str {
         self.name.split('/').nth(1).expect("a name has two parts or three")
     }
 
-    /// OCI's name of the variant of the architecture, if it has one.
+    /// The OCI name of the architecture's variant, if it has one.
     pub fn variant(&self) -> Option<&'static str> {
         self.name.split('/').nth(2)
     }

@@ -1,7 +1,7 @@
-//! The ELF header of the program, field by field: the linker adds nothing to the file.
+//! The ELF header of the program. The linker writes a flat binary, so this is the only header.
 //!
-//! Names and layout are those of elf(5), and public to `crates/abi-check`, which checks them against
-//! the libc crate. The kernel reads the header in `fs/binfmt_elf.c`.
+//! Names and layouts are those of elf(5). They are public for `crates/abi-check`, which compares them with the
+//! libc crate. The kernel reads the header in `fs/binfmt_elf.c`.
 
 use crate::arch;
 
@@ -17,23 +17,23 @@ pub const PF_X: u32 = 1;
 pub const PF_W: u32 = 2;
 pub const PF_R: u32 = 4;
 
-/// The largest page that a kernel of ours may have, in bytes: 4, 16 or 64 KiB, by configuration, on
-/// aarch64 and loongarch64, 4 or 64 KiB on powerpc64, 4 KiB on the others.
+/// The largest page of a supported kernel, in bytes: a kernel can be configured for 4, 16 or 64 KiB on
+/// aarch64 and loongarch64, and for 4 or 64 KiB on powerpc64. The others have 4 KiB.
 pub const PAGE_MAX: usize = 65_536;
-/// The smallest, in bytes. So much of the private page is used.
+/// The smallest page, in bytes. pause uses this much of the private page.
 pub const PAGE_MIN: usize = 4_096;
 
-// SAFETY: pause.ld defines these names. They stand for addresses, and nothing reads through them.
+// SAFETY: pause.ld defines these symbols. Only their addresses are used; nothing is read through them.
 unsafe extern "C" {
     /// The start of the file in memory, where [`HEADER`] is.
     static text: u8;
     /// The start of the private page.
     static page: u8;
-    /// Not a place, but the size of the file.
+    /// A number, not a place: the size of the file.
     static file_size: u8;
 }
 
-/// An address, or a number of bytes. A pointer, because only a pointer can be filled in by the linker.
+/// An address, or a number of bytes. It is a pointer because the linker can fill in only pointers.
 pub type Address = *const u8;
 
 #[repr(C)]
@@ -70,7 +70,7 @@ pub struct Segment {
     pub p_align: usize,
 }
 
-// SAFETY: the pointers are numbers for the kernel, and nothing reads through them.
+// SAFETY: the pointers are numbers for the kernel. Nothing in the program reads through them.
 unsafe impl Sync for Header {}
 
 /// The start of the file.
@@ -98,9 +98,9 @@ pub static HEADER: Header = Header {
     e_shentsize: 0,
     e_shnum: 0,
     e_shstrndx: 0,
-    // Addresses are multiples of PAGE_MAX, as are the offsets, which are zero. So on every kernel they
-    // agree modulo its page, as mmap wants it, each segment starts a page that it has to itself, and
-    // the kernel has nothing to zero in front of the private page (`elf_load`, once `padzero`).
+    // Addresses are multiples of PAGE_MAX, and offsets are zero. So for every page size they are equal modulo
+    // the page, which mmap(2) requires, and each segment starts on a page of its own. The kernel then has
+    // nothing to zero in front of the private page (`elf_load`; `padzero` in older kernels).
     segments: [
         // The whole file.
         Segment {
@@ -113,7 +113,7 @@ pub static HEADER: Header = Header {
             p_memsz: &raw const file_size,
             p_align: PAGE_MAX,
         },
-        // The private page: nothing of the file, and zero.
+        // The private page: zero, and not from the file.
         Segment {
             p_type: PT_LOAD,
             p_flags: PF_R | PF_W,
@@ -124,8 +124,8 @@ pub static HEADER: Header = Header {
             p_memsz: core::ptr::without_provenance(PAGE_MIN),
             p_align: PAGE_MAX,
         },
-        // The start stack is not to be executed. Without this, a kernel before 5.8 would make all
-        // that can be read executable, the private page too (`elf_read_implies_exec`).
+        // Makes the start stack non-executable. Without this header, a kernel before 5.8 makes all readable
+        // memory executable, including the private page (`elf_read_implies_exec`).
         Segment {
             p_type: PT_GNU_STACK,
             p_flags: PF_R | PF_W,

@@ -1,7 +1,7 @@
-//! The program as `build.rs` compiled it, for the link that cargo does.
+//! The bytes of the program that `build.rs` compiled, for the `pause` that cargo links.
 //!
-//! Cargo's flags depend on the profile and the environment, ours do not: so that `cargo build` gives
-//! the same bytes everywhere, `link/embedded.ld` discards all that cargo compiled but this.
+//! Cargo's flags depend on the profile and the environment. To make `cargo build` reproducible,
+//! `link/embedded.ld` discards everything that cargo compiled except these bytes.
 
 #[used]
 #[unsafe(link_section = ".embedded")]

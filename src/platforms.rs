@@ -1,15 +1,15 @@
-//! The program for each platform whose feature is on.
+//! The program for each platform whose cargo feature is enabled.
 
 use core::error::Error;
 use core::fmt::{self, Display, Formatter};
 
 use crate::ELF;
 
-/// OCI's name of each platform, its feature, and its program if there is one: build.rs writes it.
+/// The OCI name, the feature and, if enabled, the program of each platform. `build.rs` writes this table.
 const PLATFORMS: &[(&str, &str, Option<&[u8]>)] =
     &include!(concat!(env!("OUT_DIR"), "/platforms.rs"));
 
-/// The bytes of the program for a platform, by OCI's name: `linux/arm64`, or `linux/arm/v7`.
+/// The bytes of the program for a platform, by its OCI name, such as `linux/arm64` or `linux/arm/v7`.
 ///
 /// The program for the crate's own target is [`ELF`], which is always available. Each other one needs its
 /// feature, such as `linux-arm64` or `linux-arm-v7`.
@@ -40,7 +40,7 @@ pub fn elf(platform: &str) -> Result<&'static [u8], PlatformError> {
 pub enum PlatformError {
     /// The feature of this platform is off.
     Off {
-        /// OCI's name of it.
+        /// Its OCI name.
         platform: &'static str,
         /// The feature of this crate that has its program.
         feature: &'static str,

@@ -1,4 +1,4 @@
-//! A sandbox as an object: pause in namespaces of its own, started in one call.
+//! A sandbox as an object: starts pause in new or existing namespaces with one call.
 
 mod child;
 mod clone;
@@ -29,7 +29,7 @@ use namespace::Existing;
 pub use namespace::Namespace;
 use process::Child;
 
-/// The program, for any number of sandboxes, which share its page.
+/// The program. Any number of sandboxes can use it, and they share its text page.
 ///
 /// ```
 /// use podpause::{Namespace, Program};
@@ -45,7 +45,7 @@ use process::Child;
 /// assert_eq!(sandbox.terminate()?.code(), Some(0));
 /// # Ok(())
 /// # }
-/// # // Where no sandbox can be made, there is none to show.
+/// # // Some machines do not allow new namespaces.
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// #     match example() {
 /// #         Err(error) if error.is::<podpause::Error>() => Ok(eprintln!("{error}")),
@@ -57,11 +57,11 @@ use process::Child;
 pub struct Program(Option<OwnedFd>);
 
 impl Program {
-    /// Puts the program into a sealed memfd.
+    /// Writes the program to a sealed memfd.
     ///
     /// # Errors
     ///
-    /// Those of [`memfd`](crate::memfd). Where no memfd can be executed, there are two other ways:
+    /// Those of [`memfd`](crate::memfd). Where a memfd cannot be executed, there are two alternatives:
     ///
     /// ```no_run
     /// # use podpause::Program;
@@ -75,8 +75,8 @@ impl Program {
         Ok(Self(Some(above_stdio(crate::memfd()?)?)))
     }
 
-    /// Takes a file that has the program, such as one that [`ELF`](crate::ELF) was written to. It must
-    /// be executable for the user that pause runs as.
+    /// Uses a file that contains the program, for example one to which [`ELF`](crate::ELF) was written. The user
+    /// that pause runs as must be allowed to execute it.
     ///
     /// # Errors
     ///
@@ -93,8 +93,8 @@ impl Program {
         Ok(Self(Some(above_stdio(File::open(path)?.into())?)))
     }
 
-    /// Has the child become pause by [`run`](crate::run): it executes nothing, and keeps a copy of the
-    /// caller's memory, command line and environment.
+    /// Makes the child call [`run`](crate::run) instead of executing a file. It keeps a copy of the caller's
+    /// memory, command line and environment.
     ///
     /// ```
     /// let program = podpause::Program::without_exec();
@@ -103,9 +103,9 @@ impl Program {
         Self(None)
     }
 
-    /// A sandbox that is to be started. Without further options it has no namespace of its own.
+    /// A builder for a sandbox. Without further options, the sandbox has no namespace of its own.
     ///
-    /// There is an example at [`Program`].
+    /// [`Program`] has an example.
     pub fn sandbox(&self) -> SandboxBuilder<'_> {
         SandboxBuilder {
             program: self,
@@ -123,10 +123,10 @@ impl Program {
     }
 }
 
-/// A sandbox that is to be started, from [`Program::sandbox`].
+/// A builder for a sandbox, from [`Program::sandbox`].
 ///
-/// pause gets a session of its own, `/` as its working directory, /dev/null as standard input and
-/// output, and no descriptor above 2. It can gain no privileges (PR_SET_NO_NEW_PRIVS).
+/// pause gets a new session, the working directory `/`, /dev/null as standard input and output, and no descriptor
+/// above 2. It cannot gain privileges (PR_SET_NO_NEW_PRIVS).
 ///
 /// ```
 /// use podpause::{Namespace, Program};
@@ -148,7 +148,7 @@ impl Program {
 /// # drop(sandbox);
 /// # Ok(())
 /// # }
-/// # // Where no sandbox can be made, there is none to show.
+/// # // Some machines do not allow new namespaces.
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// #     match example() {
 /// #         Err(error) if error.is::<podpause::Error>() => Ok(eprintln!("{error}")),
@@ -173,100 +173,99 @@ pub struct SandboxBuilder<'a> {
 }
 
 impl SandboxBuilder<'_> {
-    /// Makes new namespaces of these kinds.
+    /// Creates new namespaces of these kinds.
     ///
-    /// An ordinary user needs [`Namespace::User`] among them. With [`Namespace::Pid`], pause is PID 1.
-    /// With [`Namespace::Mount`], mounts of the sandbox do not propagate out of it.
+    /// An unprivileged user has to include [`Namespace::User`]. With [`Namespace::Pid`], pause is PID 1. With
+    /// [`Namespace::Mount`], mounts in the sandbox do not propagate out of it.
     pub fn new_namespaces(mut self, kinds: impl IntoIterator<Item = Namespace>) -> Self {
         self.new.extend(kinds);
         self
     }
 
-    /// Joins an existing namespace of this kind: an open `/proc/PID/ns/KIND`, or a file on which one is
-    /// mounted.
+    /// Joins an existing namespace of this kind. The file is an open `/proc/PID/ns/KIND`, or one on which a namespace
+    /// is mounted.
     ///
-    /// In an existing PID namespace, pause is not PID 1, and is a child subreaper there.
+    /// In an existing PID namespace, pause is not PID 1. It is a child subreaper there.
     pub fn join(mut self, kind: Namespace, namespace: impl Into<OwnedFd>) -> Self {
         self.joined.push((kind, Existing::Descriptor(namespace.into())));
         self
     }
 
-    /// Joins an existing namespace of this kind by its path, such as `/run/netns/NAME`, which is opened
-    /// by [`spawn`](Self::spawn).
+    /// Joins an existing namespace of this kind by its path, such as `/run/netns/NAME`. [`spawn`](Self::spawn) opens
+    /// the path.
     pub fn join_path(mut self, kind: Namespace, path: impl Into<PathBuf>) -> Self {
         self.joined.push((kind, Existing::Path(path.into())));
         self
     }
 
-    /// Maps `count` user ids of the new user namespace, from `inside` on, to those of the caller's from
-    /// `outside` on. There may be several such ranges. Without any, 0 is the caller.
+    /// Maps `count` user ids of the new user namespace, starting at `inside`, to ids of the caller's user namespace,
+    /// starting at `outside`. May be called several times. Without a map, 0 is the caller.
     ///
-    /// An ordinary user can map the own id alone, or what newuidmap(1) allows, which is run for that.
+    /// An unprivileged user can map only their own id, or the ranges that newuidmap(1) allows. `spawn` runs
+    /// newuidmap for those.
     pub fn map_uids(mut self, inside: u32, outside: u32, count: u32) -> Self {
         self.uids.push([inside, outside, count]);
         self
     }
 
-    /// The same for group ids, with newgidmap(1).
+    /// Like [`map_uids`](Self::map_uids), for group ids and with newgidmap(1).
     pub fn map_gids(mut self, inside: u32, outside: u32, count: u32) -> Self {
         self.gids.push([inside, outside, count]);
         self
     }
 
-    /// The user and the group of pause, as its user namespace has them.
+    /// The user and the group of pause, as ids in its user namespace.
     ///
-    /// Without this, both are 65535; or 0, where a user namespace does not map that; or those of the
-    /// caller, if it may not change them. pause has no other groups, where that can be had.
+    /// By default both are 65535. If the user namespace does not map 65535, they are 0. If the caller may not change
+    /// them, they stay those of the caller. pause has no supplementary groups if the caller may drop them.
     pub fn user(mut self, uid: u32, gid: u32) -> Self {
         self.user = Some((uid, gid));
         self
     }
 
-    /// The host name, in bytes no longer than 64, for a new UTS namespace.
+    /// The host name, at most 64 bytes, for a new UTS namespace.
     pub fn host_name(mut self, name: impl AsRef<[u8]>) -> Self {
         self.host_name = Some(name.as_ref().into());
         self
     }
 
-    /// Starts pause in this folder of cgroup v2, to which nothing else is ever charged for it.
-    /// CLONE_INTO_CGROUP in clone3(2), since Linux 5.7
+    /// Starts pause directly in this cgroup v2 directory, so no other cgroup is charged for it. CLONE_INTO_CGROUP in
+    /// clone3(2), since Linux 5.7
     pub fn cgroup(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cgroup = Some(folder.into());
         self
     }
 
-    /// Makes this folder the root of the new mount namespace, in which nothing else is mounted then but
-    /// what is mounted below it. It can be empty. pivot_root(2)
+    /// Makes this directory the root of the new mount namespace. Only mounts below it remain. It may be empty.
+    /// pivot_root(2)
     pub fn root(mut self, folder: impl Into<PathBuf>) -> Self {
         self.root = Some(folder.into());
         self
     }
 
-    /// Where pause writes its messages, one of 18 bytes as it is ended. Without this, to /dev/null.
+    /// Where pause writes its messages: 18 bytes when a signal ends it. The default is /dev/null.
     pub fn stderr(mut self, file: impl Into<OwnedFd>) -> Self {
         self.stderr = Some(file.into());
         self
     }
 
-    /// Has the kernel kill pause when the thread that calls [`spawn`](Self::spawn) ends: note that it
-    /// is the thread, and not the process. PR_SET_PDEATHSIG(2const)
+    /// Makes the kernel kill pause when the thread that called [`spawn`](Self::spawn) ends. Note that it is the
+    /// thread, not the process. PR_SET_PDEATHSIG(2const)
     pub fn kill_with_parent(mut self) -> Self {
         self.dies_with_parent = true;
         self
     }
 
-    /// Starts pause, and returns when it holds: it reaps, it takes signals, and nothing of the caller
-    /// is open in it any more.
+    /// Starts pause. Returns when pause holds: it reaps, it takes signals, and it has closed the descriptors that it
+    /// inherited.
     ///
-    /// It can be called by several threads at once. It waits as long as it takes: in a frozen cgroup,
-    /// until that is thawed.
+    /// Several threads can call it at once. It has no timeout: in a frozen cgroup, it waits for the thaw.
     ///
     /// # Errors
     ///
-    /// An [`Error`] says which step failed, and what to do. No process is left then. What a process
-    /// whose namespaces these are can do about it is named where it is known: no rights for user
-    /// namespaces, `user.max_*_namespaces` reached, a kind that the kernel lacks, a map that is not
-    /// allowed, a cgroup that takes no process, a joined namespace of the wrong kind.
+    /// The [`Error`] says which step failed and, for known causes, what to do. No process is left. The known causes
+    /// are: user namespaces are not allowed, `user.max_*_namespaces` is reached, the kernel lacks a kind of namespace,
+    /// a map is not allowed, the cgroup does not accept a process, or a joined namespace is of the wrong kind.
     pub fn spawn(self) -> Result<Sandbox, Error> {
         self.check()?;
         let Self {
@@ -339,7 +338,7 @@ impl SandboxBuilder<'_> {
         }
     }
 
-    /// Refuses what makes no sense, before anything is started.
+    /// Rejects contradictory options before anything is started.
     fn check(&self) -> Result<(), Error> {
         let joined = self.joined.iter().map(|(kind, _)| *kind);
         let mut seen = Vec::new();
@@ -369,12 +368,12 @@ impl SandboxBuilder<'_> {
 fn start(plan: &Plan<'_>) -> io::Result<Child> {
     let _blocked = AllSignalsBlocked::new();
     if plan.shares_memory() {
-        // SAFETY: the function makes system calls only, and never returns.
+        // SAFETY: `vfork` requires that the function only makes system calls. It does, and never returns.
         let (pid, pidfd) = unsafe { vfork(plan.new, child::become_pause_at, plan) }?;
         return Ok(Child::new(pid, pidfd));
     }
     let (flags, cgroup) = if plan.needs_helper { (0, None) } else { (plan.new, plan.cgroup) };
-    // SAFETY: both functions of the child make system calls only, and never return.
+    // SAFETY: `clone3` requires that the child only makes system calls. Both functions do, and never return.
     match unsafe { clone3(flags, cgroup) }? {
         Cloned::Child if plan.needs_helper => child::help(plan),
         Cloned::Child => child::become_pause(plan),
@@ -382,7 +381,7 @@ fn start(plan: &Plan<'_>) -> io::Result<Child> {
     }
 }
 
-/// Waits until pause is cloned, and for its pipe.
+/// Waits until pause is cloned and has sent its pipe.
 fn listen(
     request: &Request<'_>,
     channel: BorrowedFd<'_>,
@@ -395,7 +394,7 @@ fn listen(
             return Ok((child, pipe));
         }
         match receive(channel, child.pidfd.as_fd()) {
-            // The helper, which ends with this message, is reaped as it is replaced.
+            // The assignment drops the helper, which has ended with this message, and so reaps it.
             Ok(Some(Message::Cloned(pid, pidfd))) => {
                 (child, is_pause) = (Child::new(pid, pidfd), true);
             }
@@ -411,7 +410,7 @@ fn failed(request: &Request<'_>, failure: Failure) -> Error {
     request.failed(Step::from_number(failure.step), failure.errno.into())
 }
 
-/// The error for a child that has ended by itself.
+/// The error for a child that ended without a message.
 fn ended(mut child: Child) -> Error {
     let end = match child.wait() {
         Ok(status) => io::Error::other(format!("it ended at once: {status}")),
@@ -429,7 +428,7 @@ fn open(path: &Path, is_writable: bool) -> Result<OwnedFd, Error> {
 fn open_cgroup(path: &Path) -> Result<OwnedFd, Error> {
     let folder = open(path, false)?;
     match rustix::fs::fstatfs(&folder) {
-        // CGROUP2_SUPER_MAGIC in Linux include/uapi/linux/magic.h. The type of the field differs.
+        // CGROUP2_SUPER_MAGIC in Linux include/uapi/linux/magic.h. The field's type differs between targets.
         Ok(system) if system.f_type == 0x6367_7270 => Ok(folder),
         _ => {
             let what = format!("use the cgroup {}", path.display());
@@ -454,8 +453,8 @@ fn open_all(joined: Vec<(Namespace, Existing)>) -> Result<Vec<(Namespace, OwnedF
     opened.collect()
 }
 
-/// The same file at a number above 2: those below are replaced in the child. A caller that has closed
-/// its standard streams gets such numbers.
+/// The same file with a descriptor above 2, because the child replaces 0, 1 and 2. A caller that has closed its
+/// standard streams gets such low descriptors.
 fn above_stdio(file: OwnedFd) -> io::Result<OwnedFd> {
     match file.as_raw_fd() {
         0..=2 => Ok(fcntl_dupfd_cloexec(&file, 3)?),
@@ -463,31 +462,30 @@ fn above_stdio(file: OwnedFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// pause, and the namespaces that it holds.
+/// A running pause and the namespaces that it holds.
 ///
-/// **On drop, pause is killed and reaped**, and with it, if it is PID 1, all that is in its PID
-/// namespace. A sandbox that shall outlive this object, or this process, is given up by
-/// [`into_pidfd`](Self::into_pidfd). PID 1 cannot be reaped before every process in its namespace is:
-/// where children of this process are among them, such as a [`Container`], reap those first. Drop waits
-/// for a second at most, and then leaves a process that is killed and not reaped.
+/// **Drop kills and reaps pause.** If pause is PID 1, the kernel also kills everything else in its PID namespace. Use
+/// [`into_pidfd`](Self::into_pidfd) for a sandbox that should outlive this object or this process. PID 1 can be reaped
+/// only after every process in its namespace. So if children of this process are there, such as a [`Container`], reap
+/// those first. Drop waits at most one second, and then leaves a killed process that is not reaped.
 #[derive(Debug)]
 pub struct Sandbox {
     child: Child,
-    /// Flags of those that it has, unlike the caller.
+    /// The clone flags of the namespaces that differ from the caller's.
     namespaces: u32,
 }
 
 impl Sandbox {
-    /// Takes over a sandbox that was given up by [`into_pidfd`](Self::into_pidfd), also in another
-    /// process: in a runtime that was executed anew, or one that was started after the end of the first.
+    /// Takes over a sandbox that [`into_pidfd`](Self::into_pidfd) gave up. This also works in another process, for
+    /// example after the runtime has executed itself again or was restarted.
     ///
-    /// Its namespaces are taken to be those that differ from the caller's. Where the caller is not the
-    /// parent, [`wait`](Self::wait) waits, and cannot tell the status.
+    /// The namespaces that differ from the caller's count as those of the sandbox. If the caller is not the parent,
+    /// [`wait`](Self::wait) waits but cannot return the status.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if it is no pidfd, [`ErrorKind::NotFound`] if pause has ended, and
-    /// those of reading /proc, which is needed.
+    /// [`ErrorKind::InvalidInput`] if it is not a pidfd, [`ErrorKind::NotFound`] if pause has ended, and errors from
+    /// reading /proc, which has to be mounted.
     pub fn from_pidfd(pidfd: OwnedFd) -> io::Result<Self> {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
         let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
@@ -503,7 +501,7 @@ impl Sandbox {
                 namespaces |= kind.flag();
             }
         }
-        // A guard from here on only: an error above must not kill it.
+        // The guard starts here, so an error above does not kill pause.
         let sandbox = Self { child: Child::new(pid, pidfd), namespaces };
         match sandbox.child.has_ended() {
             true => Err(ended()),
@@ -511,40 +509,37 @@ impl Sandbox {
         }
     }
 
-    /// The process id of pause, in the PID namespace of the caller.
+    /// The process id of pause in the caller's PID namespace.
     pub fn pid(&self) -> u32 {
         self.child.pid as u32
     }
 
-    /// The pidfd of pause: for setns(2), for signals, and to wait for its end by poll(2). It is closed
-    /// on exec.
+    /// The pidfd of pause, for setns(2), for signals, and to poll(2) for its end. It is closed on exec.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.child.pidfd.as_fd()
     }
 
-    /// Opens the namespace of this kind that pause is in. It is closed on exec.
+    /// Opens pause's namespace of this kind. The descriptor is closed on exec.
     ///
     /// # Errors
     ///
     /// Those of open(2) on `/proc/PID/ns/KIND`; [`ErrorKind::NotFound`] where pause has ended.
     pub fn namespace(&self, kind: Namespace) -> io::Result<OwnedFd> {
         let file = File::open(format!("/proc/{}/ns/{}", self.child.pid, kind.name()))?;
-        // The id may be another's by now, unless pause still lives.
+        // If pause has ended, its id may belong to another process.
         match self.child.has_ended() {
             true => Err(io::Error::new(ErrorKind::NotFound, "pause has ended")),
             false => Ok(file.into()),
         }
     }
 
-    /// Mounts the namespace of this kind on a new file, which keeps it alive after pause is gone, and
-    /// which others can join by its path. To undo it, unmount the file and remove it. mount(2),
-    /// MS_BIND
+    /// Bind-mounts the namespace of this kind on a new file. The namespace then outlives pause, and others can join it
+    /// by the file's path. To undo this, unmount and remove the file. mount(2), MS_BIND
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::AlreadyExists`] if the file exists. Otherwise those of mount(2), which needs
-    /// CAP_SYS_ADMIN; for a mount namespace, the file must be on a mount with private propagation. The
-    /// file is removed again.
+    /// [`ErrorKind::AlreadyExists`] if the file exists. Otherwise those of mount(2), which needs CAP_SYS_ADMIN; the
+    /// file is then removed. For a mount namespace, the file must be on a mount with private propagation.
     pub fn pin(&self, kind: Namespace, path: impl AsRef<Path>) -> io::Result<()> {
         let path = path.as_ref();
         let explain = |error: io::Error| {
@@ -562,16 +557,15 @@ impl Sandbox {
 
     /// Starts a command in the namespaces of the sandbox, as a child of the caller.
     ///
-    /// Standard streams, arguments, environment and working directory are as the command has them. Where
-    /// the sandbox has a mount namespace, programs are looked for there, and the working directory is
-    /// `/`. Where it has a user namespace, the command runs as root of it, if that maps root. It gets a
-    /// copy of the caller's other credentials, cgroups and limits: this is enough for helpers and for
-    /// tests, and less than a container.
+    /// The command determines standard streams, arguments, environment and working directory. If the sandbox has a
+    /// mount namespace, programs are searched there and the working directory is `/`. If it has a user namespace that
+    /// maps root, the command runs as root there. The command inherits the caller's other credentials, cgroups and
+    /// limits. That is enough for helpers and tests, but it is less than a container.
     ///
     /// # Errors
     ///
-    /// That of the exec, as `Command::spawn` has it, or one that names the sandbox if it cannot be
-    /// entered. No process is left then.
+    /// The error of exec, as from `Command::spawn`, or an error that names the sandbox if it cannot be entered. No
+    /// process is left.
     ///
     /// ```
     /// # use podpause::{Namespace, Program};
@@ -590,7 +584,7 @@ impl Sandbox {
     /// sandbox.terminate()?;
     /// # Ok(())
     /// # }
-    /// # // Where no sandbox can be made, there is none to show.
+    /// # // Some machines do not allow new namespaces.
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// #     match example() {
     /// #         Err(error) if error.is::<podpause::Error>() => Ok(eprintln!("{error}")),
@@ -602,10 +596,10 @@ impl Sandbox {
         let (ours, theirs) = channel()?;
         let pidfd = self.child.pidfd.try_clone()?;
         let flags = self.namespaces;
-        // SAFETY: the function makes system calls only. It returns in the container, which goes on to
-        // the exec as the child of std would.
+        // SAFETY: `pre_exec` requires that the function is async-signal-safe. It only makes system calls. It
+        // returns in the container, which then executes the command as the child of std would.
         unsafe { command.pre_exec(move || child::enter(&theirs, &pidfd, flags)) };
-        // std's child ends as soon as it has cloned the container.
+        // The child that std forked ends as soon as it has cloned the container.
         let spawned = command.spawn().and_then(|mut helper| {
             let streams = (helper.stdin.take(), helper.stdout.take(), helper.stderr.take());
             helper.wait()?;
@@ -624,17 +618,16 @@ impl Sandbox {
             (Ok((stdin, stdout, stderr)), Ok(child)) => {
                 Ok(Container { stdin, stdout, stderr, child })
             }
-            // If there is a child, its exec has failed, and it has ended or is about to.
+            // If there is a container, its exec has failed, so it has ended or is about to end.
             (Err(error), Ok(_)) => Err(error),
             (_, Err(error)) => Err(error),
         }
     }
 
-    /// Ends pause by SIGTERM, and reaps it. Its exit status is 0.
+    /// Sends SIGTERM to pause and reaps it. Its exit status is 0.
     ///
-    /// If it is PID 1, the kernel kills all that is left in its PID namespace, and pause is gone only
-    /// after all of that is reaped: containers that are children of this process have to be reaped
-    /// first, or by another thread.
+    /// If pause is PID 1, the kernel kills what is left in its PID namespace. pause can be reaped only after all of
+    /// that. So reap containers that are children of this process first, or in another thread.
     ///
     /// # Errors
     ///
@@ -644,8 +637,8 @@ impl Sandbox {
         self.child.wait()
     }
 
-    /// Kills pause, and with it all that is in its PID namespace if it is PID 1. It is still to be
-    /// waited for. It is no error if it has ended.
+    /// Kills pause. If it is PID 1, the kernel also kills everything else in its PID namespace. Wait for it
+    /// afterwards. Not an error if pause has ended.
     ///
     /// # Errors
     ///
@@ -654,20 +647,20 @@ impl Sandbox {
         self.child.send(Signal::KILL)
     }
 
-    /// Waits for the end of pause, and reaps it. Later calls return the same status.
+    /// Waits until pause ends and reaps it. Later calls return the same status.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`], once it has ended, where it is not for the caller to reap: another
-    /// thread waits for any child, this process ignores SIGCHLD, or it is not the parent.
+    /// [`ErrorKind::NotFound`] if pause has ended and something else reaped it: another thread that waits for any
+    /// child, the kernel because this process ignores SIGCHLD, or the parent if that is another process.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait()
     }
 
-    /// Gives up the sandbox, which goes on: it is neither killed nor reaped by this library any more.
-    /// Returns the pidfd of pause.
+    /// Gives up the sandbox and returns the pidfd of pause. pause goes on, and this library no longer kills or reaps
+    /// it.
     ///
-    /// The process that started it still has to reap it, unless that ends before it.
+    /// The process that started pause still has to reap it, unless that process ends first.
     ///
     /// ```
     /// # use podpause::{Namespace, Program};
@@ -675,12 +668,12 @@ impl Sandbox {
     /// # let program = Program::new()?;
     /// let sandbox = program.sandbox().new_namespaces([Namespace::User, Namespace::Net]).spawn()?;
     /// let pidfd = sandbox.into_pidfd();
-    /// // It is there still, for whoever has the pidfd.
+    /// // The pidfd is enough to take the sandbox over again.
     /// let mut sandbox = podpause::Sandbox::from_pidfd(pidfd)?;
     /// sandbox.terminate()?;
     /// # Ok(())
     /// # }
-    /// # // Where no sandbox can be made, there is none to show.
+    /// # // Some machines do not allow new namespaces.
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// #     match example() {
     /// #         Err(error) if error.is::<podpause::Error>() => Ok(eprintln!("{error}")),
@@ -695,20 +688,20 @@ impl Sandbox {
 
 /// A command that runs in a sandbox, from [`Sandbox::start`], as a child of the caller.
 ///
-/// On drop, it is killed and reaped.
+/// Drop kills and reaps it.
 #[derive(Debug)]
 pub struct Container {
-    /// The other end of its standard input, if that is a pipe.
+    /// The writing end of its standard input, if that is a pipe.
     pub stdin: Option<ChildStdin>,
-    /// The other end of its standard output, if that is a pipe.
+    /// The reading end of its standard output, if that is a pipe.
     pub stdout: Option<ChildStdout>,
-    /// The other end of its standard error, if that is a pipe.
+    /// The reading end of its standard error, if that is a pipe.
     pub stderr: Option<ChildStderr>,
     child: Child,
 }
 
 impl Container {
-    /// Its process id, in the PID namespace of the caller.
+    /// Its process id in the caller's PID namespace.
     pub fn pid(&self) -> u32 {
         self.child.pid as u32
     }
@@ -718,7 +711,7 @@ impl Container {
         self.child.pidfd.as_fd()
     }
 
-    /// Kills it. It is still to be waited for. It is no error if it has ended.
+    /// Kills it. Wait for it afterwards. Not an error if it has ended.
     ///
     /// # Errors
     ///
@@ -727,7 +720,7 @@ impl Container {
         self.child.send(Signal::KILL)
     }
 
-    /// Closes its standard input, waits for its end, and reaps it. Later calls return the same status.
+    /// Closes its standard input, waits until it ends, and reaps it. Later calls return the same status.
     ///
     /// # Errors
     ///

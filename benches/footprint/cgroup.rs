@@ -1,5 +1,4 @@
-//! Control groups, of version 1 and 2: what is charged to the processes in one, and their share of
-//! the CPU.
+//! Control groups of version 1 and 2: the memory charged to one, and its share of the CPU.
 
 use std::fs::{self, File};
 use std::io::Write;

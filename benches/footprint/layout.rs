@@ -1,4 +1,4 @@
-//! The size of an image, from an OCI image layout that has it.
+//! The size of an image in an OCI layout.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! The footprint of pause beside its peers, measured in one run on this machine.
+//! Measures the footprint of pause and of its peers, in one run on this machine.
 //!
 //! ```text
 //! cargo bench --bench footprint                            what is installed here

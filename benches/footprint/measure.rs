@@ -1,4 +1,4 @@
-//! The measurements, each of all programs in turn, so that noise hits them alike.
+//! The measurements. Each one measures all programs in turn, so noise affects them alike.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};

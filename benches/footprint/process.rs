@@ -1,7 +1,7 @@
-//! Starts processes the way a runtime does, ends them, and reads what the kernel says of them.
+//! Starts processes as a runtime does, ends them, and reads /proc.
 //!
-//! All that is unsafe in the benchmark is here. Every process has a guard that kills and reaps it,
-//! and is killed by the kernel if the benchmark itself is. Every wait has a deadline.
+//! It contains all unsafe code of the benchmark. Every process has a guard that kills and reaps it, and the kernel kills
+//! it if the benchmark is killed. Every wait has a deadline.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;

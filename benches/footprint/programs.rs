@@ -1,4 +1,4 @@
-//! The programs that are measured: pause, the naive floor, what is installed, and what is given.
+//! The measured programs: pause, the assembly floor, installed peers, and those on the command line.
 
 use std::env;
 use std::ffi::{CString, OsStr};

@@ -1,8 +1,8 @@
 //! aarch64: Linux on 64-bit Arm, little endian.
 //!
 //! System call (syscall(2), "Architecture calling conventions"): the number in x8, the arguments in
-//! x0 to x4, the result in x0. No other general register changes. With SVE, the predicates, FFR and the
-//! upper bits of the vector registers change (Linux `Documentation/arch/arm64/sve.rst`, "System call
+//! x0 to x4, the result in x0. The other general registers are preserved. With SVE, the predicates, FFR and
+//! the upper bits of the vector registers are clobbered (Linux `Documentation/arch/arm64/sve.rst`, "System call
 //! behaviour").
 //!
 //! Entry point (Procedure Call Standard for the Arm 64-bit Architecture, "The Stack" and "The Frame
@@ -14,10 +14,10 @@ use super::{define_exit, define_syscall, nth};
 
 /// `e_machine` in the ELF header: EM_AARCH64.
 pub const E_MACHINE: u16 = 183;
-/// `e_flags` in the ELF header: the architecture has none.
+/// `e_flags` in the ELF header: none are defined.
 pub const E_FLAGS: u32 = 0;
 
-/// Where the memory ends that pause gives back, if that is the same on every kernel. Here it is not.
+/// The end of the memory that pause unmaps, if it is the same on every kernel. On this architecture it is not.
 pub const MEMORY_END: Option<usize> = None;
 
 pub use super::asm_generic as nr;
@@ -43,7 +43,7 @@ macro_rules! entry_point {
 }
 pub(crate) use entry_point;
 
-/// Defines `syscall` with these clobbers beside those of every aarch64.
+/// Defines `syscall`, with these clobbers in addition to the common ones.
 macro_rules! define_with_clobbers {
     ($($clobber:tt)*) => {
         define_syscall! { |number, arguments, result|
@@ -62,7 +62,7 @@ macro_rules! define_with_clobbers {
 
 #[cfg(not(target_feature = "sve"))]
 define_with_clobbers! {}
-// `run` may be part of a program that is compiled for SVE.
+// The library's `run` may be part of a program that is compiled for SVE.
 #[cfg(target_feature = "sve")]
 define_with_clobbers! {
     lateout("v0") _, lateout("v1") _, lateout("v2") _, lateout("v3") _,

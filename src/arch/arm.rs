@@ -2,7 +2,7 @@
 //!
 //! System call (syscall(2), "Architecture calling conventions"; `vector_swi` in Linux
 //! `arch/arm/kernel/entry-common.S`): the number in r7, the arguments in r0 to r4, the result in r0.
-//! Nothing else changes.
+//! All other registers are preserved.
 //!
 //! Entry point (Procedure Call Standard for the Arm Architecture, "The Stack" and "The Frame
 //! Pointer"; `start_thread` in Linux `arch/arm/include/asm/processor.h`): sp points at argc. At a
@@ -13,11 +13,11 @@ use super::{define_exit, define_syscall, nth};
 
 /// `e_machine` in the ELF header: EM_ARM.
 pub const E_MACHINE: u16 = 40;
-/// `e_flags` in the ELF header: EF_ARM_EABI_VER5, which the kernel looks for (`elf_check_arch` in
+/// `e_flags` in the ELF header: EF_ARM_EABI_VER5, which the kernel requires (`elf_check_arch` in
 /// Linux `arch/arm/kernel/elf.c`), and EF_ARM_ABI_FLOAT_HARD or EF_ARM_ABI_FLOAT_SOFT.
 pub const E_FLAGS: u32 = 0x0500_0000 | if cfg!(target_abi = "eabihf") { 0x400 } else { 0x200 };
 
-/// Where the memory ends that pause gives back, if that is the same on every kernel. Here it is not.
+/// The end of the memory that pause unmaps, if it is the same on every kernel. On this architecture it is not.
 pub const MEMORY_END: Option<usize> = None;
 
 /// Numbers of the system calls (Linux `arch/arm/tools/syscall.tbl`).
@@ -51,7 +51,7 @@ macro_rules! entry_point {
             "add sp, r3, #4096",        // the stack from now on, at the end of that page
             "bl {main}",
             "udf #0",                   // it does not return
-            ".ltorg",                   // here are the two addresses
+            ".ltorg",                   // the literal pool with the two addresses
         }
     };
 }

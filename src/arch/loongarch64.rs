@@ -2,7 +2,7 @@
 //!
 //! System call (syscall(2), "Architecture calling conventions"; `handle_syscall` in Linux
 //! `arch/loongarch/kernel/entry.S`): the number in $a7, the arguments in $a0 to $a4, the result in
-//! $a0. $t0 to $t8 change.
+//! $a0. $t0 to $t8 are clobbered.
 //!
 //! Entry point (LoongArch Procedure Call Standard, "Register Convention"; `start_thread` in Linux
 //! `arch/loongarch/kernel/process.c`): $sp points at argc, and is a multiple of 16, as always. The
@@ -16,7 +16,7 @@ pub const E_MACHINE: u16 = 258;
 /// `e_flags` in the ELF header: EF_LOONGARCH_OBJABI_V1 and EF_LOONGARCH_ABI_DOUBLE_FLOAT.
 pub const E_FLAGS: u32 = 0x43;
 
-/// Where the memory ends that pause gives back, if that is the same on every kernel. Here it is not.
+/// The end of the memory that pause unmaps, if it is the same on every kernel. On this architecture it is not.
 pub const MEMORY_END: Option<usize> = None;
 
 pub use super::asm_generic as nr;

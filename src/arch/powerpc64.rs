@@ -1,15 +1,15 @@
 //! powerpc64: Linux on 64-bit Power with the ELFv2 ABI, little endian. Assembly needs Rust 1.95.
 //!
 //! System call (Linux `Documentation/arch/powerpc/syscall64-abi.rst`): the number in r0, the
-//! arguments in r3 to r7. cr0.SO tells whether r3 is the result or an errno, which is not negated.
-//! r0, r3 to r12, ctr, xer and cr0 change, as in a call of a function. What a function preserves,
-//! `sc` does, and also lr, cr1, cr5 to cr7, and all of floating point and vectors.
+//! arguments in r3 to r7. If cr0.SO is set, r3 is an errno, which is not negated; otherwise it is the result.
+//! r0, r3 to r12, ctr, xer and cr0 are clobbered. `sc` preserves what a function call preserves, and also lr,
+//! cr1, cr5 to cr7, and all floating-point and vector registers.
 //!
 //! Entry point (Power Architecture 64-Bit ELF V2 ABI, 2.2 and 4.1.2; `start_thread` in Linux
 //! `arch/powerpc/kernel/process.c`): r1 points at argc, and is a multiple of 16, as always. At a
-//! call, r1 points at a frame of at least 32 bytes, in which the callee saves lr, and which begins
-//! with the address of the frame above, or zero; the arguments are in r3 to r6. r2 is the TOC
-//! pointer: the compiler reaches constants from there, although this program has no TOC.
+//! call, r1 points at a frame of at least 32 bytes. The frame begins with the address of the frame above, or
+//! zero, and the callee saves lr in it. The arguments are in r3 to r6. r2 is the TOC pointer: the compiler
+//! addresses constants relative to it, although this program has no TOC.
 
 use super::{define_exit, nth};
 
@@ -21,7 +21,7 @@ pub const E_MACHINE: u16 = 21;
 /// `e_flags` in the ELF header: the ABI is ELFv2.
 pub const E_FLAGS: u32 = 2;
 
-/// Where the memory ends that pause gives back, if that is the same on every kernel. Here it is not.
+/// The end of the memory that pause unmaps, if it is the same on every kernel. On this architecture it is not.
 pub const MEMORY_END: Option<usize> = None;
 
 /// Numbers of the system calls (Linux `arch/powerpc/kernel/syscalls/syscall.tbl`).
@@ -62,13 +62,14 @@ macro_rules! entry_point {
 }
 pub(crate) use entry_point;
 
-/// Enters the kernel, and runs these instructions behind that. Its value is what is then in r3.
+/// Enters the kernel, then runs these instructions. The value of the macro is r3 after them.
 macro_rules! enter {
     ($number:expr, $arguments:expr $(, $instruction:literal)*) => {{
         let result: core::mem::MaybeUninit<usize>;
-        // SAFETY: the registers are those of the ABI above, and all that the kernel changes is named.
-        // The caller answers for what the call does. It may read and write memory: neither `nomem`
-        // nor `readonly` is given. The kernel leaves the stack alone, there being no signal handler.
+        // SAFETY: the registers are those of the ABI in the module's doc, and every register that the kernel
+        // changes is an output. The caller guarantees the preconditions of the call. It may read and write
+        // memory: neither `nomem` nor `readonly` is given. `nostack` holds, since the kernel writes to the
+        // user's stack only for a signal handler, and there is none.
         unsafe {
             core::arch::asm!(
                 "sc",
@@ -90,7 +91,7 @@ macro_rules! enter {
                 options(nostack),
             );
         }
-        // SAFETY: the kernel has put the result there.
+        // SAFETY: the kernel has written the result to this register.
         unsafe { result.assume_init() as i32 }
     }};
 }
@@ -102,12 +103,12 @@ macro_rules! enter {
 /// That of the system call.
 #[inline(always)]
 pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i32 {
-    // cr0.SO is clear: this is the result. It is set: this is an errno.
+    // If cr0.SO is set, r3 is an errno, and is negated here.
     enter!(number, arguments, "bns+ 2f", "neg 3, 3", "2:")
 }
 
 /// Makes a system call with up to five arguments. Returns whether it succeeds, for a call whose result
-/// is then zero. No errno is zero, so it need not be told from a result.
+/// is then zero. No errno is zero, so cr0.SO does not matter.
 ///
 /// # Safety
 ///

@@ -2,13 +2,13 @@
 //!
 //! System call (syscall(2), "Architecture calling conventions"; Linux
 //! `Documentation/arch/riscv/vector.rst`, "Vector Register State Across System Calls"): the number in
-//! a7, the arguments in a0 to a4, the result in a0. The vector registers and their control registers
-//! change, and nothing else.
+//! a7, the arguments in a0 to a4, the result in a0. The vector registers and their control registers are
+//! clobbered. All others are preserved.
 //!
 //! Entry point (RISC-V Calling Conventions, "Integer Calling Convention" and "Frame Pointer
 //! Convention"; `start_thread` in Linux `arch/riscv/kernel/process.c`): sp points at argc, and is a
 //! multiple of 16, as always. The chain of frames ends with a zero in s0. The arguments of a call are
-//! in a0 to a3, the return address is in ra. gp is not set, as nothing is reached from there.
+//! in a0 to a3, the return address is in ra. gp is not set, because nothing is addressed relative to it.
 
 use super::{define_exit, define_syscall, nth};
 
@@ -17,7 +17,7 @@ pub const E_MACHINE: u16 = 243;
 /// `e_flags` in the ELF header: EF_RISCV_RVC and EF_RISCV_FLOAT_ABI_DOUBLE.
 pub const E_FLAGS: u32 = 5;
 
-/// Where the memory ends that pause gives back, if that is the same on every kernel. Here it is not.
+/// The end of the memory that pause unmaps, if it is the same on every kernel. On this architecture it is not.
 pub const MEMORY_END: Option<usize> = None;
 
 pub use super::asm_generic as nr;

@@ -1,23 +1,23 @@
 //! s390x: Linux on 64-bit z/Architecture, big endian.
 //!
 //! System call (syscall(2), "Architecture calling conventions"; `system_call` in Linux
-//! `arch/s390/kernel/entry.S`): the number in r1, since that of the instruction is zero; the
-//! arguments in r2 to r6, the result in r2. Nothing else changes.
+//! `arch/s390/kernel/entry.S`): the number in r1, because the number in the instruction is zero; the arguments
+//! in r2 to r6, the result in r2. All other registers are preserved.
 //!
 //! Entry point (ELF Application Binary Interface Supplement for s390x, 1.2 and 2.3; `start_thread`
 //! in Linux `arch/s390/include/asm/processor.h`): r15 points at argc, and is a multiple of 8, as
-//! always. At a call, r15 points at a frame of at least 160 bytes, in which the callee saves
-//! registers, and which begins with the address of the frame above, or zero; the arguments are in r2
-//! to r5, the return address is in r14.
+//! always. At a call, r15 points at a frame of at least 160 bytes. The frame begins with the address of the
+//! frame above, or zero, and the callee saves registers in it. The arguments are in r2 to r5, the return
+//! address is in r14.
 
 use super::{define_exit, define_syscall, nth};
 
 /// `e_machine` in the ELF header: EM_S390.
 pub const E_MACHINE: u16 = 22;
-/// `e_flags` in the ELF header: a 64-bit program has none.
+/// `e_flags` in the ELF header: none are defined for 64-bit programs.
 pub const E_FLAGS: u32 = 0;
 
-/// Where the memory ends that pause gives back, if that is the same on every kernel. Here it is not.
+/// The end of the memory that pause unmaps, if it is the same on every kernel. On this architecture it is not.
 pub const MEMORY_END: Option<usize> = None;
 
 /// Numbers of the system calls (Linux `arch/s390/kernel/syscalls/syscall.tbl`).

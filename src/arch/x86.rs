@@ -2,21 +2,21 @@
 //!
 //! System call (syscall(2), "Architecture calling conventions"; `entry_INT80_32` in Linux
 //! `arch/x86/entry/entry_32.S`): the number in eax, the arguments in ebx, ecx, edx, esi and edi, the
-//! result in eax. Nothing else changes. `int 0x80` is slower than the way through the vDSO, which
-//! `give_back_memory` unmaps; a program that sleeps does not mind.
+//! result in eax. All other registers are preserved. `int 0x80` is slower than the vDSO, but
+//! `give_back_memory` unmaps the vDSO, and speed does not matter here.
 //!
 //! Entry point (System V ABI for Intel386, 2.3.1): esp points at argc, and is a multiple of 16. The
-//! frame pointer is undefined, and to be zeroed. At a call, esp is a multiple of 16, and points at
+//! frame pointer is undefined and has to be zeroed. At a call, esp is a multiple of 16, and points at
 //! the arguments.
 
 use super::{define_exit, nth};
 
 /// `e_machine` in the ELF header: EM_386.
 pub const E_MACHINE: u16 = 3;
-/// `e_flags` in the ELF header: the architecture has none.
+/// `e_flags` in the ELF header: none are defined.
 pub const E_FLAGS: u32 = 0;
 
-/// Where the memory ends that pause gives back, if that is the same on every kernel. Here it is not.
+/// The end of the memory that pause unmaps, if it is the same on every kernel. On this architecture it is not.
 pub const MEMORY_END: Option<usize> = None;
 
 /// Numbers of the system calls (Linux `arch/x86/entry/syscalls/syscall_32.tbl`).
@@ -62,7 +62,7 @@ pub(crate) use entry_point;
 
 /// Makes a system call with up to five arguments. Returns the result, or the negated errno.
 ///
-/// LLVM keeps esi to itself. Where a call needs it, the fourth argument takes its place meanwhile.
+/// LLVM reserves esi. Where a call needs it, the assembly swaps the fourth argument into esi and restores it.
 ///
 /// # Safety
 ///
@@ -71,10 +71,10 @@ pub(crate) use entry_point;
 pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i32 {
     let result: isize;
     match N {
-        // SAFETY: the registers are those of the ABI above, and all that the kernel changes is
-        // named. The caller answers for what the call does. It may read and write memory: neither
-        // `nomem` nor `readonly` is given. The kernel leaves the stack alone, there being no signal
-        // handler.
+        // SAFETY: the registers are those of the ABI in the module's doc, and every register that the
+        // kernel changes is an output. The caller guarantees the preconditions of the call. It may read and
+        // write memory: neither `nomem` nor `readonly` is given. `nostack` holds, since the kernel writes to
+        // the user's stack only for a signal handler, and there is none.
         0..=3 => unsafe {
             core::arch::asm!(
                 "int 0x80",
@@ -85,7 +85,7 @@ pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i
                 options(nostack, preserves_flags),
             );
         },
-        // SAFETY: for the same reason; and esi and edi are in the end what they were.
+        // SAFETY: as above; and the assembly restores esi and edi.
         4 => unsafe {
             core::arch::asm!(
                 "xchg esi, edi",
@@ -100,10 +100,10 @@ pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i
             );
         },
         _ => {
-            // There are six values for the five registers that are left.
+            // Six values, and only five free registers: the array passes two of them.
             let last_two = [nth(arguments, 3), nth(arguments, 4)];
-            // SAFETY: for the same reason; esi is in the end what it was, and so is the stack, which
-            // may be written to, as `nostack` is not given. edi points at two words.
+            // SAFETY: as above; the assembly restores esi and the stack pointer. It may write to the stack,
+            // because `nostack` is not given. edi points at two words.
             unsafe {
                 core::arch::asm!(
                     "push esi",

@@ -1,7 +1,7 @@
-//! What happens in the child, between clone3(2) and pause: system calls, and nothing else.
+//! The child between clone3(2) and pause. It only makes system calls.
 //!
-//! The child shares the memory of a process that may have threads, or has a copy of it, so nothing here
-//! allocates, takes a lock, or drops or changes what its parent owns.
+//! The child shares or copies the memory of a process that may have other threads. So nothing here allocates, takes a
+//! lock, or drops or changes anything that the parent owns.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
@@ -20,14 +20,14 @@ use super::clone::{Cloned, clone3, exit};
 use super::message::{Failure, send, send_failure};
 use super::namespace::Namespace;
 
-/// The user and the group that pause runs as, where nothing else is asked for and it can be.
+/// The default user and group of pause.
 pub(super) const NOBODY: u32 = 65_535;
 
-/// All that the child needs. It is made before the clone.
+/// Everything that the child needs. The parent prepares it before the clone.
 pub(super) struct Plan<'a> {
-    /// What it executes. If nothing, it becomes pause without that.
+    /// The file to execute, or none to call `run`.
     pub(super) program: Option<BorrowedFd<'a>>,
-    /// Its end of the socket, and the other, which it closes.
+    /// Its end of the socket, and the parent's end, which it closes.
     pub(super) channel: BorrowedFd<'a>,
     pub(super) parents_end: RawFd,
     pub(super) null: BorrowedFd<'a>,
@@ -36,23 +36,22 @@ pub(super) struct Plan<'a> {
     /// Flags of the new namespaces.
     pub(super) new: u32,
     pub(super) cgroup: Option<BorrowedFd<'a>>,
-    /// Whether another process is to join the namespaces, and to clone this one.
+    /// Whether a helper has to join namespaces first and clone pause into them.
     pub(super) needs_helper: bool,
-    /// Whether it waits for a message before it goes on.
+    /// Whether it waits for the parent's message before it continues.
     pub(super) waits: bool,
     pub(super) host_name: Option<&'a [u8]>,
     pub(super) root: Option<&'a CStr>,
     pub(super) user: Option<(u32, u32)>,
-    /// The pidfd of the process whose end is to end it.
+    /// The pidfd of the process with which it should end.
     pub(super) parent: Option<BorrowedFd<'a>>,
 }
 
 impl Plan<'_> {
-    /// Whether the child can share the memory of its parent, who then waits for its exec.
+    /// Whether the child can share the memory of its parent, which then waits for the child's exec.
     ///
-    /// It cannot if it executes nothing, if the parent has to do something meanwhile, or if it has to be
-    /// cloned by clone3(2), for which there is no function that gives the child a stack. setns(2) to a
-    /// time namespace wants memory of its own.
+    /// It cannot if it does not execute a file, if the parent has to act before the exec, or if clone3(2) is necessary:
+    /// no function of libc gives a child of clone3 a stack. setns(2) to a time namespace requires unshared memory.
     pub(super) fn shares_memory(&self) -> bool {
         let has_time = self.new & Namespace::Time.flag() != 0
             || self.joined.iter().any(|(kind, _)| *kind == Namespace::Time);
@@ -60,7 +59,7 @@ impl Plan<'_> {
     }
 }
 
-/// What the child does, for the parent to say what has failed.
+/// The steps of the child, so the parent can say which one failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Start,
@@ -88,7 +87,7 @@ impl Step {
         Self::Execute,
     ];
 
-    /// The number that stands for it in a message.
+    /// Its number in a message.
     fn number(self) -> i32 {
         let index = match self {
             Self::Join(kind) => Namespace::ALL.iter().position(|other| *other == kind),
@@ -110,7 +109,7 @@ impl Step {
 type Result<T> = std::result::Result<T, Failure>;
 
 trait At<T> {
-    /// Says at which step an error happened.
+    /// Attaches the step to an error.
     fn at(self, step: Step) -> Result<T>;
 }
 
@@ -126,15 +125,14 @@ impl<T> At<T> for io::Result<T> {
     }
 }
 
-/// Joins existing namespaces, and clones pause into them: the new process is a child of the caller's
-/// parent.
+/// Joins existing namespaces and clones pause into them, as a child of the caller's parent.
 ///
-/// This is for a PID namespace, which only children to come are in, and for a user namespace, in which
-/// the new namespaces are to be made, or in which the rights are gone that are needed to join others.
+/// A PID namespace needs this because setns(2) affects only future children. A user namespace needs it because the new
+/// namespaces have to be created in it, or because joining it loses the rights to join others.
 pub(super) fn help(plan: &Plan<'_>) -> ! {
     let result = join(plan.joined).and_then(|()| {
         let flags = plan.new | libc::CLONE_PARENT as u32;
-        // SAFETY: this process makes system calls only, as `become_pause` does.
+        // SAFETY: `clone3` requires that the child only makes system calls, and `become_pause` does.
         match unsafe { clone3(flags, plan.cgroup) }.at(Step::Clone)? {
             Cloned::Child => become_pause(plan),
             Cloned::Parent(pid, pidfd) => send(plan.channel, Some(pid), &pidfd).at(Step::Start),
@@ -148,14 +146,13 @@ pub(super) fn help(plan: &Plan<'_>) -> ! {
 
 /// Joins these namespaces.
 ///
-/// Some need the rights that the caller has outside, and others those that the owner of the user
-/// namespace has inside: so those that can be joined at once come first, then the user namespace, and
-/// then the rest.
+/// Joining some needs the caller's rights outside the user namespace; joining others needs the rights inside it. So this
+/// joins what it can first, then the user namespace, then the rest.
 fn join(namespaces: &[(Namespace, OwnedFd)]) -> Result<()> {
     let setns = |kind: Namespace, file: &OwnedFd| {
         rustix::thread::move_into_link_name_space(file.as_fd(), None).at(Step::Join(kind))
     };
-    // One bit for each that is to be joined later.
+    // A bit is set for each one that is left for later.
     let mut later = 0_u32;
     for (index, (kind, file)) in namespaces.iter().enumerate() {
         let is_later = *kind == Namespace::User || setns(*kind, file).is_err();
@@ -171,15 +168,15 @@ fn join(namespaces: &[(Namespace, OwnedFd)]) -> Result<()> {
     Ok(())
 }
 
-/// As [`become_pause`], for a child that shares the memory.
+/// Like [`become_pause`], for a child that shares the parent's memory.
 pub(super) extern "C" fn become_pause_at(plan: *mut c_void) -> c_int {
-    // SAFETY: `vfork` hands on a reference to a plan, which outlives this use of it.
+    // SAFETY: `vfork` passes a pointer to a plan, and the parent keeps the plan until the child has executed or ended.
     become_pause(unsafe { &*plan.cast::<Plan<'_>>() })
 }
 
-/// Prepares the sandbox from within, as its first process, and becomes pause.
+/// Prepares the sandbox from inside, as its first process, and becomes pause.
 pub(super) fn become_pause(plan: &Plan<'_>) -> ! {
-    // SAFETY: the descriptor is this process's copy, which nothing here uses.
+    // SAFETY: this process has its own copy of the descriptor, and does not use it.
     unsafe { libc::close(plan.parents_end) };
     let pipe = match open_pipe(plan) {
         Ok(pipe) => pipe,
@@ -190,7 +187,7 @@ pub(super) fn become_pause(plan: &Plan<'_>) -> ! {
     };
     let result: Result<()> = prepare(plan, &pipe).and_then(|()| match plan.program {
         Some(program) => Err(crate::exec(program)).at(Step::Execute),
-        // SAFETY: this is the child of a clone, with this one thread, and nothing else runs in it.
+        // SAFETY: `run` requires that nothing else uses the process. This is a clone's child with only this thread.
         None => unsafe { crate::run() },
     });
     if let Err(failure) = result {
@@ -200,18 +197,18 @@ pub(super) fn become_pause(plan: &Plan<'_>) -> ! {
     exit(1)
 }
 
-/// A pipe of which nobody else has the end for writing: this process makes it, and no other thread
-/// can fork meanwhile. So its end means one thing only.
+/// A pipe whose writing end no other process has: this process creates it, and has no other thread that could fork. So
+/// EOF means only that pause has closed it or has ended.
 fn open_pipe(plan: &Plan<'_>) -> Result<OwnedFd> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).at(Step::Start)?;
     send(plan.channel, None, &reader).at(Step::Start)?;
-    // 0, 1 and 2 are replaced later.
+    // Above 2, because 0, 1 and 2 are replaced later.
     let writer = fcntl_dupfd_cloexec(&writer, 3).at(Step::Start)?;
     if plan.waits {
         let mut byte = [0_u8; 1];
         match retry_on_intr(|| rustix::io::read(plan.channel, &mut byte)) {
             Ok(1..) => {}
-            // The parent has given up, or has died.
+            // The parent has given up or has died.
             _ => exit(1),
         }
     }
@@ -222,13 +219,13 @@ fn prepare(plan: &Plan<'_>, pipe: &OwnedFd) -> Result<()> {
     if !plan.needs_helper {
         join(plan.joined)?;
     }
-    // A terminal's Ctrl-C is not for a sandbox.
+    // Ctrl-C on the caller's terminal must not reach the sandbox.
     setsid().at(Step::Start)?;
     rustix::stdio::dup2_stdin(plan.null).at(Step::Stdio)?;
     rustix::stdio::dup2_stdout(plan.null).at(Step::Stdio)?;
     rustix::stdio::dup2_stderr(plan.stderr).at(Step::Stdio)?;
     if plan.new & Namespace::Mount.flag() != 0 {
-        // What is mounted in the sandbox shall not show up outside.
+        // Mounts in the sandbox must not propagate out of it.
         let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         rustix::mount::mount_change(c"/", slave).at(Step::Mounts)?;
     }
@@ -242,7 +239,7 @@ fn prepare(plan: &Plan<'_>, pipe: &OwnedFd) -> Result<()> {
     set_no_new_privs(true).at(Step::User)?;
     become_user(plan.user).at(Step::User)?;
     if let Some(parent) = plan.parent {
-        // A change of user would make the kernel forget it.
+        // Set after the change of user, which clears it.
         set_parent_process_death_signal(Some(Signal::KILL)).at(Step::ParentDeath)?;
         let mut files = [PollFd::from_borrowed_fd(parent, PollFlags::IN)];
         let now = Timespec::default();
@@ -250,11 +247,11 @@ fn prepare(plan: &Plan<'_>, pipe: &OwnedFd) -> Result<()> {
             exit(1)
         }
     }
-    // The exec does not close it, and pause does.
+    // It stays open over exec, and pause closes it.
     fcntl_setfd(pipe, FdFlags::empty()).at(Step::Start)
 }
 
-/// Makes this folder the root, and leaves nothing else mounted. pivot_root(2), "pivot_root(".", ".")"
+/// Makes this directory the root and unmounts everything outside it. pivot_root(2), "pivot_root(".", ".")"
 fn enter_root(root: &CStr) -> rustix::io::Result<()> {
     rustix::mount::mount_bind_recursive(root, root)?;
     chdir(root)?;
@@ -262,10 +259,10 @@ fn enter_root(root: &CStr) -> rustix::io::Result<()> {
     rustix::mount::unmount(c".", UnmountFlags::DETACH)
 }
 
-/// Becomes this user and group, with no other groups. If none is given, it becomes nobody, or root of
-/// the user namespace, or stays what it is where it may not change that.
+/// Changes to this user and group, and drops supplementary groups. Without a given user, it takes the default, or root
+/// of the user namespace if that does not map the default, or stays what it is if it may not change that.
 fn become_user(user: Option<(u32, u32)>) -> rustix::io::Result<()> {
-    // An ordinary user may not drop groups, nor may anybody where /proc/PID/setgroups is `deny`.
+    // This fails for an unprivileged user, and wherever /proc/PID/setgroups is `deny`.
     match set_thread_groups(&[]) {
         Ok(()) | Err(Errno::PERM) => {}
         Err(error) => return Err(error),
@@ -278,7 +275,7 @@ fn become_user(user: Option<(u32, u32)>) -> rustix::io::Result<()> {
     match user {
         Some(user) => become_one(user),
         None => match become_one((NOBODY, NOBODY)) {
-            // The user namespace does not map it.
+            // The user namespace does not map the default.
             Err(Errno::INVAL) => become_one((0, 0)),
             Err(Errno::PERM) => Ok(()),
             result => result,
@@ -286,8 +283,8 @@ fn become_user(user: Option<(u32, u32)>) -> rustix::io::Result<()> {
     }
 }
 
-/// Joins a sandbox, and clones the container that its caller goes on to execute: it returns in the
-/// container only. This is for a child behind fork(2).
+/// Joins a sandbox and clones the container. Returns only in the container, where the caller then calls exec. For a
+/// child of fork(2).
 pub(super) fn enter(channel: &OwnedFd, sandbox: &OwnedFd, flags: u32) -> io::Result<()> {
     let fail = |errno: Errno| {
         send_failure(channel.as_fd(), Failure { step: Step::Start.number(), errno });
@@ -296,19 +293,19 @@ pub(super) fn enter(channel: &OwnedFd, sandbox: &OwnedFd, flags: u32) -> io::Res
     let kinds = rustix::thread::ThreadNameSpaceType::from_bits_retain(flags);
     rustix::thread::move_into_thread_name_spaces(sandbox.as_fd(), kinds).map_err(fail)?;
     if flags & Namespace::User.flag() != 0 {
-        // The user that the caller is need not be there.
+        // The user namespace may not map the caller's user.
         match become_user(Some((0, 0))) {
             Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
             Err(error) => return Err(fail(error)),
         }
     }
-    // SAFETY: the caller is the child of a fork, which makes system calls only.
+    // SAFETY: `clone3` requires that the child only makes system calls. The caller is a child of fork(2) that does so.
     match unsafe { clone3(libc::CLONE_PARENT as u32, None) } {
         Err(error) => Err(fail(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
         Ok(Cloned::Child) => Ok(()),
         Ok(Cloned::Parent(pid, pidfd)) => {
             if send(channel.as_fd(), Some(pid), &pidfd).is_err() {
-                // Nobody would know of it.
+                // Without its pidfd, nobody could find it.
                 let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
             }
             let _ = pidfd.into_raw_fd();

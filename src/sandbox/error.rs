@@ -1,4 +1,4 @@
-//! What can fail as a sandbox starts, and what to do about it.
+//! Errors of starting a sandbox, and what to do about them.
 
 use std::borrow::Cow;
 use std::error;
@@ -10,8 +10,7 @@ use std::path::Path;
 use super::child::Step;
 use super::namespace::Namespace;
 
-/// Why a sandbox could not be started: what failed, the error of the system, and what to do about it
-/// where that is known.
+/// Why a sandbox could not be started: the step that failed, the system's error and, for known causes, what to do.
 ///
 /// ```
 /// use podpause::{Namespace, Program};
@@ -37,7 +36,7 @@ impl Error {
         Self { doing: doing.into(), error: error.into(), advice: None }
     }
 
-    /// What the caller has asked for makes no sense.
+    /// The caller's options contradict each other.
     pub(super) fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::new(what, io::Error::new(ErrorKind::InvalidInput, why.into()))
     }
@@ -52,7 +51,7 @@ impl Error {
         self.error.kind()
     }
 
-    /// The number of the system's error, if it is one of the system. errno(3)
+    /// The system's error number, if there is one. errno(3)
     pub fn raw_os_error(&self) -> Option<i32> {
         self.error.raw_os_error()
     }
@@ -81,7 +80,7 @@ impl From<Error> for io::Error {
     }
 }
 
-/// What a sandbox was to be, as far as it explains an error.
+/// The options of a sandbox that can explain an error.
 pub(super) struct Request<'a> {
     pub(super) new: &'a [Namespace],
     pub(super) joins_pid: bool,
@@ -184,7 +183,7 @@ impl Request<'_> {
         self.denied_in_user_namespace()
     }
 
-    /// Why an ordinary user may have no rights in a user namespace.
+    /// Why an unprivileged user may not use user namespaces.
     fn denied_in_user_namespace(&self) -> Cow<'static, str> {
         for (name, forbids, allows) in [
             ("kernel.unprivileged_userns_clone", "0", "1"),
@@ -203,7 +202,7 @@ impl Request<'_> {
             .into()
     }
 
-    /// ENOSPC: the limit of the caller's user namespace, or one of those around it.
+    /// ENOSPC: a limit of the caller's user namespace or of one of its ancestors.
     fn too_many_namespaces(&self) -> Cow<'static, str> {
         let limits = self.new.iter().filter_map(|kind| {
             let name = format!("user.max_{}_namespaces", kind.name());
@@ -219,7 +218,7 @@ impl Request<'_> {
         .into()
     }
 
-    /// EINVAL: a kind that the kernel does not have.
+    /// EINVAL: a kind of namespace that the kernel lacks.
     fn not_known(&self) -> Cow<'static, str> {
         let missing = self.new.iter().filter(|kind| kind.is_missing()).map(|kind| kind.name());
         let missing: Vec<_> = missing.collect();

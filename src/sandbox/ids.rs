@@ -12,10 +12,10 @@ use super::error::Error;
 /// A line of a map: the first id inside, the first outside, and how many there are.
 pub(super) type Line = [u32; 3];
 
-/// Writes the maps of a child's user namespace. Without any, the caller is root there.
+/// Writes the maps of a child's user namespace. By default, the caller is root there.
 ///
-/// The kernel lets a privileged process write what it wants, and any other map its own id. For the
-/// rest there are newuidmap(1) and newgidmap(1), which know the ranges of a user.
+/// The kernel lets a privileged process write any map, and any other process map only its own id. For other maps there
+/// are newuidmap(1) and newgidmap(1), which know the ranges of each user.
 pub(super) fn write_maps(pid: i32, uids: &[Line], gids: &[Line]) -> Result<(), Error> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let own_uid = [[0, uid, 1]];
@@ -27,7 +27,7 @@ pub(super) fn write_maps(pid: i32, uids: &[Line], gids: &[Line]) -> Result<(), E
         && *outside == gid
         && uid != 0
     {
-        // The kernel asks this of whoever maps the own group without being privileged.
+        // The kernel requires this before an unprivileged process maps its own group.
         let file = format!("/proc/{pid}/setgroups");
         fs::write(&file, "deny").map_err(|error| Error::new(format!("write {file}"), error))?;
     }

@@ -1,7 +1,7 @@
-//! What a child tells its parent before it executes anything, over a socket.
+//! The messages of a child to its parent before exec, over a socket.
 //!
-//! Others may hold copies of both ends of the socket: a process that another thread forks meanwhile.
-//! So the end of the socket means nothing here; the end of the child shows in its pidfd.
+//! A process that another thread forks may hold copies of both ends of the socket. So EOF means nothing here, and the
+//! parent watches the child's pidfd instead.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -14,7 +14,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-/// Two connected sockets that keep messages apart. Both are closed on exec.
+/// Two connected sockets that preserve message boundaries. Both are closed on exec.
 pub(super) fn channel() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
@@ -22,22 +22,22 @@ pub(super) fn channel() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 /// What a child says.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// It has cloned this process, which is a child of the receiver.
+    /// It has cloned this process, as a child of the receiver.
     Cloned(i32, OwnedFd),
-    /// From here on, it speaks by this pipe, whose other end nobody but the child has.
+    /// From here on, this pipe shows its progress. Only the child has the other end.
     Pipe(OwnedFd),
-    /// This failed, and it ends.
+    /// This step failed, and the child ends.
     Failed(Failure),
 }
 
-/// A step of a child that failed, by the number that stands for it, and why.
+/// A failed step of a child, by its number, and the error.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Failure {
     pub(super) step: i32,
     pub(super) errno: Errno,
 }
 
-/// How long a message is: two integers.
+/// The length of a message: two integers.
 pub(super) const LENGTH: usize = 8;
 
 impl Failure {
@@ -60,7 +60,7 @@ fn from_bytes([a, b, c, d, e, f, g, h]: [u8; LENGTH]) -> [i32; 2] {
     [[a, b, c, d], [e, f, g, h]].map(i32::from_ne_bytes)
 }
 
-/// For [`Message::Pipe`], in the place of a process id.
+/// Stands for [`Message::Pipe`], in place of a process id.
 const PIPE: i32 = 0;
 
 /// Sends a pipe, or a pidfd with its process id. It allocates nothing.
@@ -77,11 +77,11 @@ pub(super) fn send(channel: BorrowedFd<'_>, pid: Option<i32>, file: &OwnedFd) ->
 pub(super) fn send_failure(channel: BorrowedFd<'_>, failure: Failure) {
     let bytes = failure.to_bytes();
     let mut none = SendAncillaryBuffer::default();
-    // Whoever is told has gone, or learns of it by the end of the child.
+    // If this fails, the parent has gone, or notices that the child has ended.
     let _ = sendmsg(channel, &[IoSlice::new(&bytes)], &mut none, SendFlags::NOSIGNAL);
 }
 
-/// Waits for a message of the process with this pidfd. `None`: it has ended, and has sent nothing.
+/// Waits for a message from the process with this pidfd. `None` if it ended without one.
 pub(super) fn receive(
     channel: BorrowedFd<'_>,
     pidfd: BorrowedFd<'_>,
@@ -94,7 +94,7 @@ pub(super) fn receive(
     receive_now(channel)
 }
 
-/// A message that has been sent already, if there is one.
+/// A message that is already in the socket, if there is one.
 pub(super) fn receive_now(channel: BorrowedFd<'_>) -> rustix::io::Result<Option<Message>> {
     let mut bytes = [0; LENGTH];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -113,7 +113,7 @@ pub(super) fn receive_now(channel: BorrowedFd<'_>) -> rustix::io::Result<Option<
     Ok(Some(match (from_bytes(bytes), files.next()) {
         ([PIPE, _], Some(file)) => Message::Pipe(file),
         ([pid, _], Some(file)) => Message::Cloned(pid, file),
-        // The kernel drops a descriptor for which there is no room.
+        // The kernel drops a descriptor if there is no room for it.
         ([_, 0], None) => return Err(Errno::MFILE),
         (_, None) => Message::Failed(Failure::from_bytes(bytes)),
     }))

@@ -1,4 +1,4 @@
-//! The kinds of namespaces, and files that stand for one.
+//! The kinds of namespaces, and files that refer to one.
 
 use std::fs::File;
 use std::io;
@@ -62,7 +62,7 @@ impl Namespace {
         }
     }
 
-    /// Its flag for clone3(2), unshare(2) and setns(2): CLONE_NEWUSER and its like.
+    /// Its flag for clone3(2), unshare(2) and setns(2), such as CLONE_NEWUSER.
     pub const fn flag(self) -> u32 {
         (match self {
             Self::User => libc::CLONE_NEWUSER,
@@ -72,18 +72,17 @@ impl Namespace {
             Self::Ipc => libc::CLONE_NEWIPC,
             Self::Uts => libc::CLONE_NEWUTS,
             Self::Cgroup => libc::CLONE_NEWCGROUP,
-            Self::Time => 0x80, // CLONE_NEWTIME, which the libc crate has for glibc only
+            Self::Time => 0x80, // CLONE_NEWTIME; the libc crate defines it only for glibc
         }) as u32
     }
 
-    /// Whether the running kernel has this kind, as /proc says. Where there is no /proc, nothing is
-    /// known to be missing.
+    /// Whether the running kernel has this kind, according to /proc. Without /proc, it assumes yes.
     pub(super) fn is_missing(self) -> bool {
         Path::new("/proc/self/ns").exists()
             && !Path::new("/proc/self/ns").join(self.name()).exists()
     }
 
-    /// The kind of namespace that this file stands for, if it does.
+    /// The kind of namespace that this file refers to, if any.
     fn of(file: BorrowedFd<'_>) -> io::Result<Option<Self>> {
         // SAFETY: the request takes no argument.
         match unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) } {
@@ -92,7 +91,7 @@ impl Namespace {
         }
     }
 
-    /// Refuses a file that does not stand for a namespace of this kind.
+    /// Rejects a file that does not refer to a namespace of this kind.
     pub(super) fn check(self, file: BorrowedFd<'_>) -> Result<(), String> {
         match Self::of(file) {
             Ok(Some(kind)) if kind == self => Ok(()),
@@ -107,7 +106,7 @@ impl Namespace {
     }
 }
 
-/// An existing namespace that is to be joined.
+/// An existing namespace to join.
 #[derive(Debug)]
 pub(super) enum Existing {
     Descriptor(OwnedFd),

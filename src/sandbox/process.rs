@@ -1,4 +1,4 @@
-//! A child process by its pidfd.
+//! A child process, identified by its pidfd.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -9,10 +9,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 
-/// How long a guard waits for the end of a process that it has killed.
+/// How long a guard waits for a process that it has killed.
 const DROP_DEADLINE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// A child of this process. It is killed and reaped when this is dropped.
+/// A child of this process. Drop kills and reaps it.
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) pid: i32,
@@ -25,7 +25,7 @@ impl Child {
         Self { pid, pidfd, status: None }
     }
 
-    /// Sends a signal. It is no error if the process has ended.
+    /// Sends a signal. Not an error if the process has ended.
     pub(super) fn send(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
@@ -33,7 +33,7 @@ impl Child {
         }
     }
 
-    /// Waits for the end, and reaps.
+    /// Waits until it ends, and reaps it.
     pub(super) fn wait(&mut self) -> io::Result<ExitStatus> {
         if let Some(status) = self.status {
             return Ok(status);
@@ -58,7 +58,7 @@ impl Child {
         }
     }
 
-    /// Whether it has ended, or is reaped.
+    /// Whether it has ended or was reaped.
     pub(super) fn has_ended(&self) -> bool {
         self.ends_within(&Timespec::default())
     }
@@ -70,32 +70,32 @@ impl Child {
 
     /// Whether the kernel has begun to end it.
     ///
-    /// Descriptors of a process are closed a moment before its end shows in the pidfd. Its memory is
-    /// gone before that (`do_exit` in Linux `kernel/exit.c`). process_mrelease(2), since Linux 5.15,
-    /// tells so without a look into /proc, which takes longer than all else here: EINVAL is for a
-    /// process that has memory and is not about to end, and nothing is done to it.
+    /// The kernel releases a process's memory first, then closes its descriptors, and only then does its pidfd become
+    /// readable (`do_exit` in Linux `kernel/exit.c`). process_mrelease(2), since Linux 5.15, distinguishes these without
+    /// reading /proc, which would take longer than everything else here. It returns EINVAL, and does nothing, for a
+    /// process that has memory and is not about to end.
     pub(super) fn is_ending(&self) -> bool {
-        /// The same number on all our architectures. The libc crate does not have it on each.
+        /// The number is the same on all our architectures. The libc crate lacks it on some.
         const PROCESS_MRELEASE: libc::c_long = 448;
-        // SAFETY: the call takes numbers. It takes memory from a process only that is being killed.
+        // SAFETY: the call takes numbers, and releases only the memory of a process that is being killed.
         let released = unsafe { libc::syscall(PROCESS_MRELEASE, self.pidfd.as_raw_fd(), 0) };
         match io::Error::last_os_error().raw_os_error() {
             _ if released == 0 => true,
             Some(libc::EINVAL) => false,
             Some(libc::ESRCH) => true,
-            // The kernel is older, or a filter forbids the call.
+            // The kernel is older, or a filter denies the call.
             _ => self.is_ending_by_proc(),
         }
     }
 
-    /// The same by /proc, with the flag PF_EXITING, which is set still earlier.
+    /// The same by /proc, from the flag PF_EXITING, which is set even earlier.
     fn is_ending_by_proc(&self) -> bool {
         const PF_EXITING: u32 = 4;
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
             return self.has_ended();
         };
-        // proc_pid_stat(5): the name, in parentheses, may have any character; the flags are the
-        // seventh field behind it.
+        // proc_pid_stat(5): the name, in parentheses, may contain any character. The flags are the seventh field after
+        // it.
         let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
         let flags = fields.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse().ok());
         flags.is_none_or(|flags: u32| flags & PF_EXITING != 0)
@@ -104,7 +104,7 @@ impl Child {
     /// Gives up the guard.
     pub(super) fn into_pidfd(self) -> OwnedFd {
         let this = std::mem::ManuallyDrop::new(self);
-        // SAFETY: the pidfd is read once, and the guard that it is taken from is never dropped or used.
+        // SAFETY: the pidfd is moved out once, and the guard is neither dropped nor used afterwards.
         unsafe { std::ptr::read(&raw const this.pidfd) }
     }
 }
@@ -113,8 +113,8 @@ impl Drop for Child {
     fn drop(&mut self) {
         if self.status.is_none() {
             let _ = self.send(Signal::KILL);
-            // PID 1 is gone only after all in its namespace are reaped, of which some may be
-            // children of this very thread: so this cannot wait for ever.
+            // PID 1 ends only after every process in its namespace is reaped. Some may be children of this thread,
+            // so this must not wait without a limit.
             if self.ends_within(&DROP_DEADLINE) {
                 let _ = self.wait();
             }

@@ -1,10 +1,10 @@
-# What init.sh and uml.sh have in common: checks, pause in namespaces, and orphans.
+# Functions of init.sh and uml.sh: checks, pause in namespaces, and orphans.
 
 # The kernel passes unknown words of its command line on as environment variables.
 version="pause $podpause_version"
 farewell_term="pause: SIGTERM 15"
 farewell_int="pause: SIGINT   2"
-# How many orphans of each kind, and how many where that is enough.
+# The number of orphans of each kind, and a smaller one for repetitions.
 orphans=500
 few_orphans=100
 
@@ -44,12 +44,12 @@ status() {
 
 is_in_state() { [ "$(status State)" = "$1" ]; }
 
-# How often the kernel switched to $pause and away from it, voluntarily or not.
+# The number of context switches of $pause, voluntary and involuntary.
 switches() { echo $(sed -n 's/^.*voluntary_ctxt_switches:[[:space:]]*//p' "/proc/$pause/status"); }
 
 children() { echo $(cat "/proc/$1/task/$1/children"); }
 
-# Whether $runtime has a child, which then is $pause.
+# Sets $pause to the child of $runtime. Fails if there is none.
 has_pause() { pause=$(children $runtime) && [ -n "$pause" ]; }
 
 # Whether $pause sleeps and waits for its signals. It ignores SIGCHLD (17) from the moment on when it has
@@ -58,8 +58,8 @@ holds() {
     is_in_state S && [ $((0x$(status SigIgn) >> 16 & 1)) -eq 1 ] && [ $((0x$(status SigBlk))) -eq 0 ]
 }
 
-# start COMMAND...: as PID 1 of new namespaces, whose mounts nobody outside has. Its messages are in
-# /messages. A descriptor is leaked to it. $runtime waits for it, and ends with its status.
+# start COMMAND...: starts it as PID 1 of new namespaces, with a leaked descriptor. Its messages go to /messages.
+# $runtime waits for it and returns its status.
 start() {
     unshare -m -u -i -n -p -f "$@" 9</dev/null 2>/messages &
     runtime=$!
@@ -88,7 +88,7 @@ make_orphans() {
 
 is_childless() { [ -z "$(children $pause)" ]; }
 
-# Whether $pause has so many children.
+# Whether $pause has this many children.
 has_children() { [ "$(children $pause | wc -w)" -eq $1 ]; }
 
 # check_reaping WHEN NUMBER: ordinary orphans are released, without a wake-up of pause.

@@ -1,19 +1,19 @@
 #!/bin/busybox sh
-# The first process of the virtual machine that tests/kernels/main.rs boots: it starts pause as
-# PID 1 of new namespaces, looks at it, and finally becomes pause itself.
+# The first process of the virtual machine that tests/kernels/main.rs boots. It starts pause as PID 1 of new
+# namespaces, checks it, and finally executes pause itself.
 #
-# Its findings go to the console, a line each:
+# It reports to the console, one line each:
 #
-#     ok NAME            a check that held
-#     not ok NAME: WHY   one that did not
-#     value NAME VALUE   a measurement, which the test judges
-#     done NUMBER        the end, and how many checks there were
+#     ok NAME            a check that passed
+#     not ok NAME: WHY   a check that failed
+#     value NAME VALUE   a measurement, which the test evaluates
+#     done NUMBER        the end, with the number of checks
 #
-# Nothing here sleeps for a fixed time. A shell can see the state of another process only in /proc, so it
-# polls there, for at most a minute.
+# Nothing here sleeps for a fixed time. A shell can see the state of another process only in /proc, so it polls there
+# for at most a minute.
 #
-# Orphans are made by /load (load.rs), not by the shell: some versions of busybox's nsenter take the
-# options of the program that it starts. The number of orphans that were made is always checked.
+# /load (load.rs) makes orphans, because some versions of busybox's nsenter parse the options of the program that they
+# start. The number of orphans is always checked.
 
 export PATH=/bin
 /bin/busybox mkdir -p /dev /proc /cgroup /tracing
@@ -100,10 +100,10 @@ remove_probes() {
     echo >/tracing/uprobe_events
 }
 
-# The kernel's mapping for instructions with a probe, in $pause.
+# The address of [uprobes] in $pause.
 probes_mapping() { awk '$6 == "[uprobes]" { sub(/-.*/, "", $1); print $1 }' "/proc/$pause/maps"; }
 
-# Whether a program that keeps the kernel's mapping survives a probe. It unmaps a page where there is none.
+# The control: whether a program that keeps [uprobes] survives a probe. It unmaps an unused page instead.
 survives_probe() {
     start /load unmap 10000000
     check "a program with a probe waits" "$(yes_if wait_until is_in_state S)" yes
@@ -119,7 +119,7 @@ survives_probe() {
     [ $survived -eq 0 ]
 }
 
-# Somebody traces the program from before it gives its memory back.
+# Probes that are set before pause gives its memory back.
 check_probes() {
     survives_probe || {
         echo "value probes broken"
@@ -145,7 +145,7 @@ check_probes() {
     remove_probes early late
 
     [ -n "$mapping" ] || return
-    # A program that unmaps that page, as an example of what the checks above are to find.
+    # The negative control: a program that unmaps [uprobes].
     set_probe early /load $(entry_point /load)
     start /load unmap $mapping
     check "a program without that mapping waits" "$(yes_if wait_until is_in_state S)" yes
@@ -172,7 +172,7 @@ check_times() {
         kill -TERM $pause
         end "without $missing: SIGTERM" "$farewell_term"
     done
-    # This shows that the filters work: nothing is left to wait with.
+    # The negative control of the filters: without both calls, it cannot wait.
     unshare -p -f /load without both /pause 2>/messages
     check "without both, it ends with status 3" "$?" 3
 }

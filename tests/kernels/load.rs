@@ -1,7 +1,7 @@
-//! Loads that `init.sh` puts on a PID 1, and programs that behave badly on purpose.
+//! Loads for a PID 1, and the negative controls of `init.sh`.
 //!
-//! A static program in the frame of pause itself: its entry point, its system calls, its linker script.
-//! So it runs on every kernel that pause runs on, and needs no library. `init.sh` calls it as `/load`:
+//! It is a static program with pause's entry point, system calls and linker script, so it runs on every kernel that pause
+//! supports. `init.sh` calls it as `/load`:
 //!
 //! | command | what it does |
 //! |---|---|

@@ -1,23 +1,22 @@
 //! Boots pause on real kernels: each machine of `machines.toml` is a test, under qemu's emulation of the
 //! processor.
 //!
-//! `init.sh` is the first process there. It starts pause and looks at it, and this program reads what it
-//! writes to the console. `uml.sh` is that of user-mode Linux, which stands for a kernel without
-//! CONFIG_CHECKPOINT_RESTORE. On machines that are `bare` in the table, pause is the first process itself in two
-//! more boots.
+//! `init.sh` is the first process there. It checks pause and reports to the console, which this program reads. On
+//! machines that are `bare` in the table, two more boots start pause itself as the first process. `uml.sh` is the
+//! first process of user-mode Linux, a kernel without CONFIG_CHECKPOINT_RESTORE.
 //!
-//! `PODPAUSE_KERNELS` is the folder that `ci/kernels.sh` has filled. `PODPAUSE_PROGRAMS` is a folder with
-//! the programs, as `podpause-image` writes them: `pause-linux-arm64` and so on. The program of the
-//! architecture that the tests are compiled for is the one that cargo made with them. `PODPAUSE_RUSTC` is a
-//! compiler for all platforms; without it, only machines of that architecture can be tested. A test that
-//! lacks something is skipped.
+//! - `PODPAUSE_KERNELS` is the directory that `ci/kernels.sh` fills.
+//! - `PODPAUSE_PROGRAMS` is a directory with the programs, as `podpause-image` writes them: `pause-linux-arm64` and
+//!   so on. For this machine's architecture, the tests use the program that cargo built.
+//! - `PODPAUSE_RUSTC` is a compiler for all platforms. Without it, only machines of this architecture are tested.
+//!
+//! A test that lacks one of these is skipped.
 //!
 //!     ci/kernels.sh KERNELS
 //!     PODPAUSE_KERNELS=KERNELS PODPAUSE_PROGRAMS=PROGRAMS PODPAUSE_RUSTC=RUSTC cargo test --test kernels
 //!
-//! Machines that are `weekly` in the table are ignored without `-- --include-ignored`, and need
-//! `ci/kernels.sh KERNELS --weekly`. There are as many machines at a time as processors:
-//! `-- --test-threads=1` for one.
+//! Machines that are `weekly` in the table need `-- --include-ignored` and `ci/kernels.sh KERNELS --weekly`. As many
+//! machines run at a time as there are processors; `-- --test-threads=1` runs one.
 
 mod table;
 mod uml;

@@ -1,4 +1,4 @@
-//! The table of machines, `machines.toml`: its comments say what each field is.
+//! The table of machines, `machines.toml`. The comments there explain the fields.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

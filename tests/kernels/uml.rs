@@ -1,4 +1,4 @@
-//! User-mode Linux of Debian: a kernel without CONFIG_CHECKPOINT_RESTORE, as a program.
+//! Debian's user-mode Linux: a kernel without CONFIG_CHECKPOINT_RESTORE that runs as a program.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,14 +1,13 @@
 //! The other architectures, under the user-mode emulator of QEMU.
 //!
-//! The programs come from the folder that the environment variable `PODPAUSE_PROGRAMS` names, as
-//! `podpause-image` writes them: `pause-linux-arm64` and so on. Not tested here, because the emulator
-//! passes the system calls of a foreign program on to this machine's kernel, or does not know them:
+//! `PODPAUSE_PROGRAMS` names the directory with the programs, as `podpause-image` writes them: `pause-linux-arm64` and
+//! so on. The emulator passes system calls to this machine's kernel, or does not know them. So this does not test:
 //!
 //! - the memory and the name: `PR_SET_MM` fails, and the process is the emulator's;
 //! - `PR_SET_CHILD_SUBREAPER`, which fails, too;
 //! - PID 1, since the emulator has handlers for signals, and seccomp, whose numbers are this machine's.
 //!
-//! `tests/kernels` has them on real kernels of these architectures.
+//! `tests/kernels` tests these on real kernels.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The file: its size, its header, and that there is only one.
+//! The file: its size and its header, and that all builds give the same file.
 
 use std::env::consts::ARCH;
 use std::fs;

@@ -1,4 +1,4 @@
-//! What the library gives a runtime: a memfd, exec, and pause without exec.
+//! The library for runtimes: `memfd`, `exec`, and `run` without exec.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};

@@ -1,4 +1,4 @@
-//! What pause keeps of the memory that the kernel gave it, and what the kernel shows of it.
+//! The memory that pause keeps, and what /proc shows of it.
 
 use std::ffi::CString;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Messages neither block pause nor kill it, wherever stderr leads.
+//! Messages neither block nor kill pause, whatever stderr is.
 
 use std::ffi::CString;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! pause holds every kind of namespace, after all else has left it, and until it ends.
+//! pause keeps every kind of namespace alive until it ends, even as the only process in it.
 //!
 //! A container here is a process that has joined the namespaces of pause by setns(2).
 

@@ -1,4 +1,4 @@
-//! pause in a pod with the host's PID namespace.
+//! pause as another process than PID 1, as in a pod with the host's PID namespace.
 
 use std::path::Path;
 

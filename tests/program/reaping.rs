@@ -1,7 +1,6 @@
-//! Orphans are reaped, and pause is never woken for it.
+//! Ordinary orphans are reaped without waking pause.
 //!
-//! The kernel does it (`do_notify_parent` in Linux `kernel/signal.c`), so that it also happens while
-//! pause is stopped or frozen.
+//! The kernel reaps them (`do_notify_parent` in Linux `kernel/signal.c`), also while pause is stopped or frozen.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 

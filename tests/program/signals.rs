@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT end pause; everything else is as the kernel has it.
+//! SIGTERM and SIGINT end pause. Every other signal has its default action.
 
 use rustix::process::Signal;
 

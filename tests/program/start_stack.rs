@@ -1,5 +1,5 @@
-//! What pause makes of its start stack, whatever is there: the code of the program, on stacks of ours
-//! that nothing can be read behind, and the program itself.
+//! Reading the start stack: the program's code on generated stacks that end at an unreadable page, and the program
+//! itself.
 
 use std::ffi::CString;
 

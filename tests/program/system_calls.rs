@@ -1,4 +1,4 @@
-//! The system calls that pause makes, one by one, and what it does when they are denied.
+//! The system calls of pause in order, and its behaviour when one is denied.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! pause under unshare(1) and nsenter(1), as a person would try it: as root, and as an ordinary user.
+//! pause under unshare(1) and nsenter(1), as root and as an unprivileged user.
 
 use std::ffi::CString;
 use std::fs;

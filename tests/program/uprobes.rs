@@ -1,4 +1,4 @@
-//! A probe (uprobe) on the program does not kill it, whether it is hit before memory is given back, or after.
+//! A uprobe on the program does not kill it, whether it is hit before or after memory is given back.
 //!
 //! The kernel executes an instruction under a probe in a page that it maps into the process, `[uprobes]`.
 //! It asks for the last page below TASK_SIZE (`xol_add_vma` in Linux `kernel/events/uprobes.c`). pause

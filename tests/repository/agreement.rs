@@ -1,5 +1,4 @@
-//! Some files repeat a fact that is defined elsewhere, because they cannot look it up. They agree with the
-//! definition.
+//! Some files have to repeat a fact that is defined elsewhere. They agree with the definition.
 
 use std::fs;
 

@@ -1,5 +1,4 @@
-//! What holds for the repository: the files that are published, the manual page, and facts that stand in
-//! two files.
+//! Checks of the repository: the published files, the manual page, and facts that two files contain.
 
 mod agreement;
 mod manual;

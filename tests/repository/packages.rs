@@ -1,4 +1,4 @@
-//! What is published: the files in each package, and that what is installed from one works.
+//! The published packages: their files, and that an installed package works.
 
 use std::collections::BTreeSet;
 use std::fs;

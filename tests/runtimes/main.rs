@@ -1,8 +1,7 @@
-//! pause under the container runtimes that people have, as they start it.
+//! pause under real container runtimes.
 //!
-//! A module for each runtime. `common::cage` gives each test namespaces of its own, and everything that
-//! runs in them ends with the test. Needs root. A runtime that is missing is skipped, unless `PODPAUSE_REQUIRE`
-//! asks for it.
+//! There is a module for each runtime. `common::cage` gives each test its own namespaces, and kills everything in them at
+//! the end of the test. Needs root. A missing runtime is skipped, unless `PODPAUSE_REQUIRE` requires it.
 
 mod directory;
 mod docker;

@@ -1,4 +1,4 @@
-//! runc and crun, from an OCI bundle: what every engine above them comes down to.
+//! runc, crun and youki with an OCI bundle, as the engines above them use it.
 
 use std::fs;
 use std::io::Write;

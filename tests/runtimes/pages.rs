@@ -1,4 +1,4 @@
-//! The pages in `docs/`, apart from the snippets in them that other tests use.
+//! Checks of the pages in `docs/`. Other tests use the snippets in them.
 
 use std::fs;
 use std::path::Path;

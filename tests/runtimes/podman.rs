@@ -1,4 +1,4 @@
-//! podman: pods with our infra image, with our program as podman's own pause, and from YAML.
+//! podman: pods with our infra image, with our program as podman's built-in pause, and from YAML.
 
 use std::path::PathBuf;
 

@@ -1,8 +1,7 @@
-//! The minimal seccomp profile, `docs/seccomp.json`: all that pause and the runtimes call, no more.
+//! The minimal seccomp profile, `docs/seccomp.json`: exactly the system calls of pause and the runtimes.
 //!
-//! The part of pause is made from the list in the source. The part of the runtimes is what they call
-//! between the load of the filter and the exec of the program, which depends on their version.
-//! `PODPAUSE_WRITE=1 cargo test --test runtimes seccomp` writes the file anew.
+//! The list for pause comes from its source. The list for the runtimes has what they call between loading the filter
+//! and exec, which depends on their versions. `PODPAUSE_WRITE=1 cargo test --test runtimes seccomp` rewrites the file.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! What fails, and what the error says to do about it. Each is made to happen.
+//! Each error, provoked, with the advice in its message.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;

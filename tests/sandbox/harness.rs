@@ -1,6 +1,6 @@
-//! Starts this program again for one test, and asks the kernel about processes.
+//! Runs one test in a new process of this program, and reads /proc.
 //!
-//! All that is unsafe in these tests is here.
+//! It contains all unsafe code of these tests.
 
 use std::fs;
 use std::io;

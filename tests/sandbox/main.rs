@@ -1,7 +1,7 @@
 //! Sandboxes of the library, as a runtime starts them.
 //!
-//! What concerns a whole process, such as its limits, its user or the number of its children, is
-//! tested in a process of its own: this program starts itself again, and runs one test there.
+//! Tests that change or observe the whole process, such as its limits, its user or its children, run in a new process
+//! of this program.
 
 mod containers;
 mod errors;

@@ -1,4 +1,4 @@
-//! The namespaces of a sandbox: new ones, existing ones, and what they are seen as.
+//! The namespaces of a sandbox: new ones, existing ones, and access to them.
 
 use std::fs;
 

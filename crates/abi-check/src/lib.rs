@@ -1,7 +1,7 @@
 //! Checks pause's constants and struct layouts against the independent definitions of the libc crate.
 //!
 //! The check happens at compile time, and needs no standard library: `cargo check -p abi-check --target T`.
-//! What libc does not know is written here a second time, with the file of Linux that has it.
+//! What libc lacks is repeated here, with the Linux file that defines it.
 #![no_std]
 #![expect(dead_code, unused_imports, unused_macros, reason = "most of this has its use elsewhere")]
 

@@ -1,4 +1,4 @@
-//! Archives with the same bytes on every machine.
+//! Reproducible archives.
 
 use anyhow::Result;
 use tar::EntryType;
@@ -8,8 +8,8 @@ use crate::timestamp::Time;
 
 /// The root file system, as a tar archive.
 ///
-/// `/usr/bin/pod` is a path that some runtimes start: OpenShift's, and Kata's in some setups. With
-/// the folders first, the archive is a little smaller once it is compressed.
+/// `/usr/bin/pod` is a path that some runtimes start: OpenShift's, and Kata's in some setups. Directories
+/// come first because that compresses a little better.
 pub fn layer(program: &[u8], created: Time) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut append = |path, kind, link: Option<&str>, bytes: &[u8]| {
@@ -26,7 +26,7 @@ pub fn layer(program: &[u8], created: Time) -> Result<Vec<u8>> {
     Ok(archive.into_inner()?)
 }
 
-/// A header of root's, in the format that POSIX calls ustar.
+/// A header of a file of root, in the POSIX ustar format.
 pub fn header(kind: EntryType, mode: u32, size_bytes: usize, modified: Time) -> tar::Header {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(kind);
@@ -38,11 +38,10 @@ pub fn header(kind: EntryType, mode: u32, size_bytes: usize, modified: Time) -> 
     header
 }
 
-/// Compresses. The header that comes out has no name and no time.
+/// Compresses with gzip. The header has no file name and no time.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut compressed = Vec::new();
-    // To look for places where a second block could start takes ten times as long as all the rest,
-    // and finds some bytes or loses some.
+    // Block splitting would take ten times as long as everything else, and saves a few bytes or loses a few.
     let options = Options { maximum_block_splits: 1, ..Options::default() };
     let encoder = GzipEncoder::new(options, BlockType::Dynamic, &mut compressed);
     let mut encoder = encoder.expect("a vector takes all");

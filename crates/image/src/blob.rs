@@ -1,4 +1,4 @@
-//! The blobs of an OCI layout: bytes with a digest.
+//! The blobs of an OCI layout.
 
 use anyhow::Result;
 use canon_json::CanonJsonSerialize;
@@ -6,7 +6,7 @@ use oci_spec::image::{Descriptor, MediaType, Sha256Digest};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// Bytes, and where a layout has them.
+/// Bytes and their digest.
 pub struct Blob {
     /// The bytes.
     pub bytes: Vec<u8>,
@@ -20,7 +20,7 @@ impl Blob {
         Self { bytes, digest }
     }
 
-    /// A blob of JSON, without spaces and with sorted keys.
+    /// A blob of canonical JSON: no spaces, sorted keys.
     pub fn json(value: &impl Serialize) -> Result<Self> {
         Ok(Self::new(value.to_canon_json_vec()?))
     }
@@ -30,7 +30,7 @@ impl Blob {
         Descriptor::new(media_type, self.bytes.len() as u64, self.digest.clone())
     }
 
-    /// Its digest, with the name of the algorithm.
+    /// Its digest, with the algorithm.
     pub fn digest(&self) -> String {
         format!("sha256:{}", self.digest)
     }
@@ -41,7 +41,7 @@ impl Blob {
     }
 }
 
-/// The SHA-256 of these bytes, in hexadecimal.
+/// The SHA-256 of these bytes in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

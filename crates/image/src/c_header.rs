@@ -1,4 +1,4 @@
-//! The programs as a header for C.
+//! A C header with the programs.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use crate::platform::{Platform, file_name};
 /// The name of the file.
 pub const FILE_NAME: &str = "pause.h";
 
-/// A header with an array for each platform, and `pause_elf` for that of the compiler.
+/// The header: an array for each platform, and `pause_elf` for the platform of the C compiler.
 pub fn text(platforms: &[PlatformImage]) -> String {
     let mut text =
         String::from("/* The program pause, for each platform: a static ELF executable. */\n");
@@ -37,7 +37,7 @@ fn array(part: &PlatformImage) -> String {
     file_name(part.platform).replace('-', "_")
 }
 
-/// What a C compiler defines for a platform.
+/// The macros that a C compiler predefines for a platform.
 fn condition(platform: &Platform) -> &'static str {
     match platform.arch {
         "x86_64" => "defined(__x86_64__)",

@@ -1,4 +1,4 @@
-//! Compiles the program for a platform, in the same way as the library's `build.rs`.
+//! Compiles the program for a platform, exactly as the library's `build.rs` does.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,20 +10,20 @@ use podpause::compile::{Platform, compile, write_source};
 use tempfile::TempDir;
 use walkdir::WalkDir;
 
-/// What pause is.
+/// A description of pause.
 pub const DESCRIPTION: &str = "The infra (pause) container of a Kubernetes pod: holds its namespaces, \
                                reaps its orphans, and sleeps in two pages";
 
-/// A compiler, and the source in a folder of its own.
+/// A compiler, and a directory with the source.
 pub struct Compiler {
     rustc: OsString,
     folder: TempDir,
-    /// What it calls itself: its name, its version, and which it is exactly.
+    /// The output of `rustc --version`.
     pub version: String,
 }
 
 impl Compiler {
-    /// The compiler that RUSTC names, else `rustc`.
+    /// The compiler in the environment variable RUSTC, or `rustc`.
     pub fn new() -> Result<Self> {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let output = Command::new(&rustc).arg("--version").output().with_context(|| {
@@ -38,7 +38,7 @@ impl Compiler {
         Ok(Self { rustc, folder, version })
     }
 
-    /// The files that the program is compiled from, by their paths in the repository.
+    /// The source files of the program, by their paths in the repository.
     pub fn source(&self) -> Result<BTreeMap<String, Vec<u8>>> {
         let mut files = BTreeMap::new();
         for top in ["src", "link"] {
@@ -63,7 +63,7 @@ impl Compiler {
     }
 }
 
-/// Reads a file, and names it if that fails.
+/// Reads a file. An error names the file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("read {}", path.display()))
 }

@@ -1,23 +1,23 @@
-//! The programs as a module for Go.
+//! A Go module with the programs.
 
 use crate::image::PlatformImage;
 use crate::output::Files;
 use crate::platform::{Platform, file_name};
 
-/// The folder of the module.
+/// The directory of the module.
 pub const FOLDER: &str = "go";
 
-/// The name of the module: the folder `go` of the repository, at a tag that has it.
+/// The module path: the directory `go` of the repository, at a tag that contains it.
 const MODULE: &str = "github.com/podpause/podpause/go";
 
-/// The files of the module, by their paths in its folder.
+/// The files of the module, by their paths in its directory.
 pub fn files(platforms: &[PlatformImage]) -> Files {
     let mut files = Files::new();
     for part in platforms {
         files.insert(file_name(part.platform), part.program.clone());
     }
     let mut file = |name: &str, text: String| files.insert(name.to_owned(), text.into_bytes());
-    // The first Go whose build tags are those that gofmt writes.
+    // The first Go version with `//go:build` lines.
     file("go.mod", format!("module {MODULE}\n\ngo 1.17\n"));
     file("podpause.go", include_str!("../go/podpause.go").into());
     file("LICENSE-APACHE", include_str!("../LICENSE-APACHE").into());
@@ -33,7 +33,7 @@ pub fn files(platforms: &[PlatformImage]) -> Files {
     for part in platforms {
         let (name, architecture) = (file_name(part.platform), goarch(part.platform));
         let number = memfd_create(architecture);
-        // The name of the file is its build tag.
+        // The file's name acts as a build constraint.
         file(
             &format!("program_linux_{architecture}.go"),
             format!(
@@ -47,7 +47,7 @@ pub fn files(platforms: &[PlatformImage]) -> Files {
     files
 }
 
-/// Go's name of the architecture, which OCI has taken over, without the variant.
+/// Go's name for the architecture: the OCI name without the variant.
 fn goarch(platform: &Platform) -> &'static str {
     platform.name.split('/').nth(1).expect("a platform has an architecture")
 }

@@ -1,4 +1,4 @@
-//! The image, in memory: what its layer, configuration, manifest and index say.
+//! Builds the image in memory: layer, configuration, manifest and index.
 
 use std::collections::HashMap;
 
@@ -19,20 +19,20 @@ use crate::platform::Platform;
 use crate::timestamp::Time;
 use crate::{provenance, sbom};
 
-/// The most bytes that a platform's manifest, configuration and compressed layer may have together.
+/// The budget for a platform's manifest, configuration and compressed layer together, in bytes.
 pub const BUDGET_BYTES: usize = 2_048;
 
-/// What the image is made of, for one platform.
+/// The image for one platform.
 pub struct PlatformImage {
     /// The platform.
     pub platform: &'static Platform,
-    /// The program, as it is in the layer.
+    /// The program in the layer.
     pub program: Vec<u8>,
     /// The root file system.
     pub layer: Blob,
-    /// How the program is to be run.
+    /// The configuration: how to run the program.
     pub config: Blob,
-    /// What refers to the two.
+    /// The manifest, which refers to layer and configuration.
     pub manifest: Blob,
 }
 
@@ -52,12 +52,12 @@ impl PlatformImage {
         Ok(Self { platform, program, layer, config, manifest })
     }
 
-    /// What a node fetches, in bytes.
+    /// The bytes that a node fetches.
     pub fn size_bytes(&self) -> usize {
         self.manifest.bytes.len() + self.config.bytes.len() + self.layer.bytes.len()
     }
 
-    /// What refers to it from the index.
+    /// Its descriptor in the index.
     fn descriptor(&self) -> Result<Descriptor> {
         let mut platform =
             PlatformBuilder::default().os("linux").architecture(self.platform.architecture());
@@ -72,15 +72,15 @@ impl PlatformImage {
 
 /// The image.
 pub struct Image {
-    /// What the compiler of the program calls itself.
+    /// The version of the compiler.
     pub compiler: String,
-    /// What it is made of, for each platform.
+    /// The image for each platform.
     pub platforms: Vec<PlatformImage>,
-    /// What refers to the manifest of each platform.
+    /// The index, which refers to each platform's manifest.
     pub index: Blob,
-    /// The list of what is in the image, and how it was built.
+    /// The SBOM and the provenance.
     pub referrers: Vec<Referrer>,
-    /// A configuration of nothing: an artifact that is not an image needs one.
+    /// The empty configuration that an artifact needs (OCI image specification 1.1).
     pub empty: Blob,
     /// The index of the referrers, for registries without an API for them.
     pub referrers_index: Blob,
@@ -90,7 +90,7 @@ pub struct Image {
 pub struct Referrer {
     /// The name of its file.
     pub file_name: &'static str,
-    /// What it says.
+    /// Its content.
     pub content: Blob,
     /// The manifest, which has the content as its layer and the index of the image as its subject.
     pub manifest: Blob,
@@ -122,7 +122,7 @@ impl Referrer {
         Ok(Self { file_name, content, manifest: Blob::json(&manifest)?, media_type })
     }
 
-    /// What an index says of it.
+    /// Its descriptor in an index.
     pub fn descriptor(&self) -> Descriptor {
         let mut descriptor = self.manifest.descriptor(MediaType::ImageManifest);
         descriptor.set_artifact_type(Some(self.media_type.into()));
@@ -131,8 +131,7 @@ impl Referrer {
 }
 
 impl Image {
-    /// Compiles the program for these platforms, and makes an image of it. Tells `progress` of each
-    /// platform when it comes to it.
+    /// Compiles the program for these platforms and builds the image. Calls `progress` before each platform.
     pub fn build(
         platforms: &[&'static Platform],
         created: Time,
@@ -145,7 +144,7 @@ impl Image {
             .map(|platform| {
                 progress(platform);
                 let program = compiler.compile(platform);
-                // The compiler ends by the same signal: that is not its fault.
+                // The signal ends the compiler, too. Report the signal, not a failed compiler.
                 interrupt::check()?;
                 PlatformImage::new(platform, program?, created)
             })
@@ -195,8 +194,8 @@ impl Image {
     }
 }
 
-/// What manifest and index say of the image. Only the index has a description: in a manifest, each byte
-/// counts.
+/// The annotations of manifest and index. Only the index has a description, because each byte of a manifest
+/// counts against the budget.
 fn annotations(created: Time) -> HashMap<String, String> {
     [
         (ANNOTATION_TITLE, "pause"),
@@ -209,13 +208,13 @@ fn annotations(created: Time) -> HashMap<String, String> {
     .into()
 }
 
-/// How the program is to be run. `layer` is the archive before it was compressed.
+/// The configuration. `layer` is the archive before compression.
 ///
-/// There is no label, because containerd copies labels onto each sandbox, and neither a time nor a
-/// history: they are optional, and each of these bytes counts. The manifest has the time.
+/// It has no labels, because containerd copies labels to each sandbox. It has no time and no history, which are
+/// optional, because each byte counts. The manifest has the time.
 fn config(platform: &Platform, layer: &[u8]) -> Result<impl Serialize> {
     let config = ConfigBuilder::default()
-        // Not a Cmd: kubeadm runs the image with arguments, which would replace it.
+        // An Entrypoint, because kubeadm passes arguments, which would replace a Cmd.
         .entrypoint(["/pause".to_owned()])
         .env(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()])
         .user("65535:65535")

@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP, which end what was begun as any other error does: nothing is left.
+//! Turns SIGINT, SIGTERM and SIGHUP into an error, so cleanup runs as for any other error.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 
 static CAUGHT: AtomicBool = AtomicBool::new(false);
 
-/// Has these signals noted, instead of ending the program on the spot.
+/// Records these signals instead of ending the program.
 pub fn catch() -> Result<()> {
     ctrlc::set_handler(|| CAUGHT.store(true, Ordering::Relaxed)).context("catch SIGINT and SIGTERM")
 }
 
-/// Fails once there was one.
+/// Fails if one of them has arrived.
 pub fn check() -> Result<()> {
     ensure!(!CAUGHT.load(Ordering::Relaxed), "interrupted: nothing was written");
     Ok(())

@@ -1,5 +1,5 @@
-//! Writes the OCI image of `pause`, the infra container of a pod. The image has the same bytes on every
-//! machine, and building it needs only Rust.
+//! Writes the OCI image of `pause`, the infra container of a pod. The image is reproducible, and building it needs
+//! only Rust.
 //!
 //! [`compiler`] compiles the program, [`mod@image`] builds the image in memory, and [`output`] writes it.
 //! [`mod@verify`] compares it with an image that was written before.
@@ -32,51 +32,51 @@ use platform::{PLATFORMS, Platform};
 use timestamp::Time;
 use verify::Written;
 
-/// Write the OCI image of pause: the same bytes on each machine, with nothing but Rust.
+/// Write the OCI image of pause. The image is reproducible, and building it needs only Rust.
 #[derive(Parser)]
 #[command(version, after_help = HELP)]
 struct Arguments {
-    /// The folder to write; it must not be there yet, or be empty
+    /// The directory to write; it must not exist, or be empty
     #[arg(long, value_name = "FOLDER", required_unless_present_any = ["verify", "list_platforms"])]
     out: Option<PathBuf>,
-    /// Platforms such as linux/arm64, with commas between them, or `all` [default: this machine's]
+    /// Platforms such as linux/arm64, separated by commas, or `all` [default: this machine's]
     #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
     platform: Vec<String>,
     /// The full name of the image, with a tag
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAME, value_parser = full_name)]
     tag: Reference,
-    /// The git commit of the source, which the provenance then names
+    /// The git commit of the source, for the provenance
     #[arg(long, value_name = "COMMIT", value_parser = commit)]
     revision: Option<String>,
-    /// Write nothing: build the image that is in this folder or layout, and say what differs
+    /// Write nothing: rebuild the image in this directory or layout, and print the differences
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "platform", "tag", "revision"])]
     verify: Option<PathBuf>,
-    /// Write nothing: print each platform and the compiler's name of its target
+    /// Write nothing: print each platform and its compiler target
     #[arg(long, exclusive = true)]
     list_platforms: bool,
 }
 
-/// A name whose last element is `pause`: monitoring tools hide the infra container by it.
+/// The last element is `pause`, because monitoring tools recognise the infra container by that.
 const DEFAULT_NAME: &str = concat!("localhost/podpause/pause:", env!("CARGO_PKG_VERSION"));
 
 const HELP: &str = "\
 Files in FOLDER:
-  oci/                      the image, as an OCI image layout, with the SBOM and the provenance as referrers
+  oci/                      the image as an OCI layout, with the SBOM and the provenance as referrers
   pause.tar                 the image as one file, for podman, containerd, docker, skopeo, buildah
-  pause-linux-amd64, …      the programs alone
-  pause.h                   the programs as arrays for C
-  go/                       the programs as a module for Go
-  pause.cdx.json            the SBOM, in the format CycloneDX
+  pause-linux-amd64, …      the programs
+  pause.h                   the programs as C arrays
+  go/                       the programs as a Go module
+  pause.cdx.json            the SBOM, in CycloneDX format
   pause.provenance.json     how it was built: an in-toto statement with SLSA provenance v1
-  SHA256SUMS                the sums of the files above that are in no folder
+  SHA256SUMS                checksums of the files above, without those in directories
 
 Platforms:
-  --list-platforms prints them. A platform other than this machine's needs the library of its target:
+  --list-platforms prints them. Each platform needs its target installed, for example:
   rustup target add aarch64-unknown-linux-gnu
 
 Environment:
   RUSTC                     the compiler [default: rustc]
-  SOURCE_DATE_EPOCH         when the image was made, in seconds since 1970 [default: 0]
+  SOURCE_DATE_EPOCH         the creation time in seconds since 1970 [default: 0]
 
 Examples:
   podpause-image --out dist
@@ -100,7 +100,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what the arguments ask for.
 fn run(arguments: &Arguments) -> Result<()> {
     if arguments.list_platforms {
         for Platform { name, target, .. } in &PLATFORMS {
@@ -128,8 +127,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Builds the image that is in a folder, for the platforms and with the time that it says, and
-/// compares the two.
+/// Rebuilds the image in a directory, for its platforms and with its time, and compares the two.
 fn verify(folder: &Path) -> Result<()> {
     let written = Written::open(folder)?;
     let revision = written.revision()?;
@@ -146,9 +144,8 @@ fn verify(folder: &Path) -> Result<()> {
     bail!("it is not what {} builds: {} differences", built.compiler, differences.len());
 }
 
-/// Builds the image, and shows how far it is where somebody looks at it.
+/// Builds the image, with a progress bar on a terminal.
 fn build(platforms: &[&'static Platform], created: Time, revision: Option<&str>) -> Result<Image> {
-    // It draws on a terminal only.
     let bar = ProgressBar::new(platforms.len() as u64).with_style(
         ProgressStyle::with_template("{bar:20} {pos}/{len} {msg}").expect("a valid template"),
     );
@@ -160,7 +157,7 @@ fn build(platforms: &[&'static Platform], created: Time, revision: Option<&str>)
     Ok(image)
 }
 
-/// Says what the image is: a line for each platform, and one for all.
+/// Prints a line for each platform, and one for the index.
 fn print_table(image: &Image) {
     println!("{:15}{:>9}{:>9}  digest", "platform", "program", "image");
     for part in &image.platforms {
@@ -180,7 +177,7 @@ fn commit(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// A name that means the same to each tool: with a registry, and a tag.
+/// A name that all tools interpret alike: with a registry and a tag.
 fn full_name(text: &str) -> Result<Reference, String> {
     let name: Reference = text.parse().map_err(|error| format!("{error}"))?;
     if name.digest().is_some() {

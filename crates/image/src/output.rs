@@ -1,5 +1,4 @@
-//! The folder that is written: which files it has, and how it comes to be there at once or not at
-//! all.
+//! Writes the output directory, completely or not at all.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -23,13 +22,13 @@ use crate::platform::file_name;
 use crate::timestamp::Time;
 use crate::{c_header, go, interrupt};
 
-/// Where containerd, podman and docker look for the full name of an image in a layout.
+/// The annotation from which containerd, podman and docker take the full name of an image in a layout.
 pub const ANNOTATION_NAME: &str = "io.containerd.image.name";
 
-/// Files, by their paths in a folder.
+/// Files by their relative paths.
 pub type Files = BTreeMap<String, Vec<u8>>;
 
-/// All files of the folder that is written, for an image with this name.
+/// All files of the output directory, for an image with this name.
 pub fn files(image: &Image, name: &Reference, created: Time) -> Result<Files> {
     let mut files = Files::new();
     for (path, bytes) in layout(image, name, true)? {
@@ -52,7 +51,7 @@ pub fn files(image: &Image, name: &Reference, created: Time) -> Result<Files> {
     Ok(files)
 }
 
-/// The files of an OCI image layout, with or without what refers to the image.
+/// The files of an OCI image layout, with or without the referrers.
 fn layout(image: &Image, name: &Reference, with_referrers: bool) -> Result<Files> {
     let mut index = image.index.descriptor(MediaType::ImageIndex);
     index.set_annotations(Some(HashMap::from([
@@ -65,7 +64,7 @@ fn layout(image: &Image, name: &Reference, with_referrers: bool) -> Result<Files
         blobs.extend([&part.manifest, &part.config, &part.layer]);
     }
     if with_referrers {
-        // After the image: whoever takes the first index takes that one.
+        // The image comes first, because some tools take the first index.
         let mut referrers = image.referrers_index.descriptor(MediaType::ImageIndex);
         let tag = (ANNOTATION_REF_NAME.to_owned(), image.referrers_tag());
         referrers.set_annotations(Some(HashMap::from([tag])));
@@ -89,10 +88,10 @@ fn layout(image: &Image, name: &Reference, with_referrers: bool) -> Result<Files
     Ok(files)
 }
 
-/// An archive of the layout, and of what docker reads instead.
+/// An archive of the layout, which also contains docker's `manifest.json`.
 ///
-/// It is without the referrers: skopeo and podman, when they are not told a name, take an archive
-/// with one image only. What docker reads knows one platform, which is the first.
+/// It has no referrers, because without a name skopeo and podman accept only an archive with one image. Docker's
+/// format has one platform: the first.
 fn archive(image: &Image, name: &Reference, created: Time) -> Result<Vec<u8>> {
     let mut files = layout(image, name, false)?;
     let first = image.platforms.first().context("an image has a platform")?;
@@ -115,16 +114,16 @@ fn archive(image: &Image, name: &Reference, created: Time) -> Result<Vec<u8>> {
     Ok(archive.into_inner()?)
 }
 
-/// A folder beside the one that is asked for, which takes its place when it is complete.
+/// A temporary directory beside the output directory. It takes the place of the latter when it is complete.
 pub struct Output {
     out: PathBuf,
     staging: tempfile::TempDir,
 }
 
 impl Output {
-    /// Makes sure, before there is anything to write, that it can be written.
+    /// Checks that the directory can be written, before anything is built.
     pub fn new(out: &Path) -> Result<Self> {
-        // For an existing folder its own path, also where it is `.` or a link.
+        // The real path of an existing directory, even for `.` or a symbolic link.
         let out = match fs::canonicalize(out) {
             Ok(out) => out,
             Err(error) if error.kind() == ErrorKind::NotFound => std::path::absolute(out)?,
@@ -145,9 +144,9 @@ impl Output {
         Ok(Self { out, staging })
     }
 
-    /// Writes the files. On an error nothing is left of them.
+    /// Writes the files. After an error, no file is left.
     pub fn write(self, files: &Files) -> Result<()> {
-        // Not the temporary folder itself, which nobody else may read.
+        // A subdirectory, because only the owner can read the temporary directory itself.
         let folder = self.staging.path().join("out");
         DirBuilder::new().create(&folder).with_context(|| format!("make {}", folder.display()))?;
         for (path, bytes) in files {
@@ -163,7 +162,7 @@ impl Output {
     }
 }
 
-/// Writes a file to the disk. A program can be executed.
+/// Writes a file and syncs it. A program becomes executable.
 fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mode = if bytes.starts_with(b"\x7fELF") { 0o777 } else { 0o666 };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;

@@ -1,11 +1,11 @@
-//! The choice of platforms on the command line, and the names of their files.
+//! Platforms on the command line, and the names of their files.
 
 use std::env::consts::ARCH;
 
 use anyhow::{Result, bail};
 pub use podpause::compile::{PLATFORMS, Platform};
 
-/// The name of the file that has the program for this platform.
+/// The name of the file with the program for this platform.
 pub fn file_name(platform: &Platform) -> String {
     format!("pause-{}", platform.plain_name())
 }
@@ -24,8 +24,8 @@ pub fn named(name: &str) -> Result<&'static Platform> {
     bail!("unknown platform `{name}`: it has to be `all`, or among {}", names.join(", "))
 }
 
-/// The platforms with these names, each once and in the order of [`PLATFORMS`]. Without a name, the
-/// platform of this machine.
+/// The platforms with these names, without duplicates and in the order of [`PLATFORMS`]. Without names, this
+/// machine's platform.
 pub fn chosen(names: &[String]) -> Result<Vec<&'static Platform>> {
     let mut chosen = Vec::new();
     for name in names {

@@ -1,4 +1,4 @@
-//! The list of what is in the image (SBOM), in the format CycloneDX.
+//! The SBOM, in CycloneDX format.
 
 use anyhow::{Context, Result};
 use cyclonedx_bom::external_models::normalized_string::NormalizedString;
@@ -21,7 +21,7 @@ pub const MEDIA_TYPE: &str = "application/vnd.cyclonedx+json";
 /// The name of its file.
 pub const FILE_NAME: &str = "pause.cdx.json";
 
-/// The list: pause, its file for each platform, and the one library in it, which is the compiler's.
+/// The SBOM: pause, its file for each platform, and the only library in it, the compiler's `core`.
 pub fn document(programs: &[(&Platform, &[u8])], compiler: &str, created: Time) -> Result<Vec<u8>> {
     let version = env!("CARGO_PKG_VERSION");
     let licence = || Some(Licenses(vec![LicenseChoice::expression("MIT OR Apache-2.0")]));
@@ -52,7 +52,7 @@ pub fn document(programs: &[(&Platform, &[u8])], compiler: &str, created: Time) 
     let depends = |on: &str, dependencies| Dependency { dependency_ref: on.into(), dependencies };
     let document =
         Bom {
-            // By default a random number.
+            // The default is a random number.
             serial_number: None,
             metadata: Some(Metadata {
                 timestamp: Some(created.to_string().try_into()?),

@@ -1,4 +1,4 @@
-//! The time that the image says it was made at.
+//! The image's creation time.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// When the image was made, in seconds since 1970. It comes from SOURCE_DATE_EPOCH, or is 0: the time of
-/// a clock would make the image irreproducible.
+/// The creation time in seconds since 1970: SOURCE_DATE_EPOCH, or 0. The current time would make the image
+/// irreproducible.
 #[derive(Clone, Copy)]
 pub struct Time(u32);
 

@@ -1,4 +1,4 @@
-//! Compares an image that was written before with one that is built now.
+//! Compares an existing image with a new build.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -20,11 +20,11 @@ use crate::platform::{self, Platform};
 use crate::provenance;
 use crate::timestamp::Time;
 
-/// An image that was written before: a layout, or a folder of this tool that has a layout in it.
+/// An existing image: a layout, or this tool's output directory with a layout in it.
 pub struct Written {
     folder: PathBuf,
     layout: PathBuf,
-    /// What the layout has to say of the index.
+    /// The layout's entry for the index.
     entry: Descriptor,
     index: ImageIndex,
 }
@@ -52,16 +52,16 @@ impl Written {
         platform::chosen(&names)
     }
 
-    /// When the image was made, by its own account.
+    /// The creation time that the image states.
     pub fn created(&self) -> Result<Time> {
         let annotations = self.index.annotations().as_ref();
         let created = annotations.and_then(|annotations| annotations.get(ANNOTATION_CREATED));
         Time::parse(created.context("the index does not say when it was made")?)
     }
 
-    /// The commit that the provenance names, if there is a provenance and it names one.
+    /// The commit that the provenance names, if any.
     pub fn revision(&self) -> Result<Option<String>> {
-        // A layout that was copied, say, from a registry has no such file.
+        // A layout that was copied from a registry has no such file.
         let path = self.folder.join(provenance::FILE_NAME);
         if !path.exists() {
             return Ok(None);
@@ -69,7 +69,7 @@ impl Written {
         provenance::revision(&read(&path)?).with_context(|| path.display().to_string())
     }
 
-    /// All that differs from an image that was built here, in words.
+    /// A description of each difference from the new build.
     pub fn differences(&self, built: &Image) -> Result<Vec<String>> {
         let mut found = Vec::new();
         compare_json("index", &blob(&self.layout, &self.entry)?, &built.index, &mut found)?;
@@ -80,7 +80,7 @@ impl Written {
             }
             self.compare_platform(descriptor, part, &mut found)?;
         }
-        // A layout that was copied, say, from a registry is another one, with the same image.
+        // A layout that was copied from a registry has the same image but a different index.json.
         if self.folder != self.layout {
             let annotations = self.entry.annotations().as_ref();
             let name = annotations.and_then(|annotations| annotations.get(ANNOTATION_NAME));
@@ -116,7 +116,7 @@ impl Written {
         Ok(())
     }
 
-    /// Compares the files of a folder of this tool with those that it should have.
+    /// Compares the files of this tool's output directory with the expected ones.
     fn compare_files(
         &self,
         built: &BTreeMap<String, Vec<u8>>,
@@ -137,12 +137,12 @@ impl Written {
     }
 }
 
-/// What JSON says.
+/// Parses JSON.
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     Ok(serde_json::from_slice(bytes)?)
 }
 
-/// The bytes that a descriptor refers to. They have to be what it says.
+/// The bytes that a descriptor refers to. Fails if they do not match its digest.
 fn blob(layout: &Path, descriptor: &Descriptor) -> Result<Vec<u8>> {
     let digest = descriptor.digest();
     let sha256 = descriptor.as_digest_sha256().with_context(|| format!("{digest}: no SHA-256"))?;
@@ -163,7 +163,7 @@ fn platform_name(descriptor: &Descriptor) -> Result<String> {
     Ok(format!("{}/{}{}", platform.os(), platform.architecture(), variant.unwrap_or_default()))
 }
 
-/// Compares JSON field by field, unless the bytes are the same.
+/// Compares JSON field by field if the bytes differ.
 fn compare_json(what: &str, written: &[u8], built: &Blob, found: &mut Vec<String>) -> Result<()> {
     if written != built.bytes {
         let before = found.len();
@@ -203,7 +203,7 @@ fn compare_values(
     }
 }
 
-/// Compares what is in two layers, file by file.
+/// Compares two layers file by file.
 fn compare_archives(
     name: &str,
     written: &[u8],
@@ -228,7 +228,7 @@ fn compare_archives(
                     found.push(format!("{place}: {sizes}; byte {byte} is the first to differ"));
                 }
             }
-            (None, None) => {} // It was in both, and its turn has been.
+            (None, None) => {} // It is in both layers and has been compared.
         }
     }
     Ok(())
@@ -244,7 +244,7 @@ fn entries(layer: &[u8]) -> Result<Entries> {
         let mut entry = entry?;
         let path = entry.path()?.display().to_string();
         let mut header = entry.header().clone();
-        // That is told with the bytes.
+        // A difference in size shows with the bytes.
         header.set_size(0);
         header.set_cksum();
         let mut bytes = Vec::new();
@@ -254,7 +254,7 @@ fn entries(layer: &[u8]) -> Result<Entries> {
     Ok(entries)
 }
 
-/// Where two files differ first.
+/// Where two files first differ.
 fn first_difference(written: &[u8], built: &[u8]) -> Option<usize> {
     if written == built {
         return None;
@@ -263,7 +263,7 @@ fn first_difference(written: &[u8], built: &[u8]) -> Option<usize> {
     Some(pairs.take_while(|(there, here)| there == here).count())
 }
 
-/// The paths of all files in a folder and below it, relative to the folder.
+/// The relative paths of all files in a directory and below it.
 fn list(folder: &Path) -> Result<Vec<String>> {
     let mut paths = Vec::new();
     for entry in WalkDir::new(folder) {

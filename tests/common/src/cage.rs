@@ -1,12 +1,11 @@
-//! A cage for runtimes: namespaces in which daemons and containers run, and which end with the test.
+//! A cage for runtimes: namespaces for daemons and containers that end with the test.
 //!
-//! The cage has its own PID namespace, whose end kills every process in it, shims and containers
-//! included; its own mount namespace with empty file systems on /run and /var/lib, in which all state
-//! of the runtimes is, and all their mounts are; and its own network. What it cannot have of its own
-//! are cgroups: all are made below one that has the name of the cage, and are removed on drop.
+//! The cage has its own PID namespace, so ending it kills every process in it, including shims and containers. It has its
+//! own network and its own mount namespace, with empty file systems on /run and /var/lib for the state of the runtimes.
+//! It cannot have its own cgroups: they are created below a cgroup with the name of the cage, and removed on drop.
 //!
-//! `PODPAUSE_ROOT` names the root of another system, such as `ci/releases.sh` makes of Debian's releases.
-//! Cages have it as theirs, and so the tests run what is installed there.
+//! `PODPAUSE_ROOT` names the root of another system, such as `ci/releases.sh` creates. Cages use it as their root, so the
+//! tests run the programs in it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};

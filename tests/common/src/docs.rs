@@ -1,4 +1,4 @@
-//! The pages in `docs/`, whose snippets the tests use, so that they are known to work.
+//! Snippets from the pages in `docs/`. The tests use them, so they are known to work.
 
 use std::fs;
 

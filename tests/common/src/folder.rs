@@ -1,4 +1,4 @@
-//! Folders with everything below them.
+//! Lists directories recursively.
 
 use std::fs;
 use std::path::{Path, PathBuf};

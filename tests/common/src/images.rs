@@ -1,4 +1,4 @@
-//! Images for the engines, in an archive that all of them load.
+//! Images for the engines, as archives that all of them load.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What several test programs of this repository use.
+//! Code that several test programs share.
 
 pub mod cage;
 pub mod calls;

@@ -1,4 +1,4 @@
-//! Numbers as documents have them.
+//! Numbers with thousands separators.
 
 /// With a comma between thousands.
 pub fn number(value: u64) -> String {

@@ -1,4 +1,4 @@
-//! What a test says though it does not fail.
+//! Output of tests that pass or are skipped.
 
 use std::io::Write;
 

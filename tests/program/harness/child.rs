@@ -1,5 +1,4 @@
-//! What a child does in a copy of a test: system calls, and nothing else, since other threads of the test
-//! may have held locks when it was forked.
+//! The child of a fork. It only makes system calls, because other threads of the test may have held locks at the fork.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};

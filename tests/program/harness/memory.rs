@@ -1,4 +1,4 @@
-//! Start stacks in memory behind which nothing can be read.
+//! Start stacks in memory that ends at an unreadable page.
 
 use std::io;
 

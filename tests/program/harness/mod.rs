@@ -1,4 +1,4 @@
-//! Starts processes in the way of a container runtime, and looks at them from outside.
+//! Starts processes as a container runtime does, and observes them from outside.
 //!
 //! All `unsafe` code of the tests is here. Every process has a guard that kills and reaps it, and every
 //! wait has a deadline.

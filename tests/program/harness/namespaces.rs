@@ -1,4 +1,4 @@
-//! Joins, leaves and furnishes namespaces.
+//! Joins, leaves and prepares namespaces.
 
 use std::io;
 use std::net::Ipv4Addr;

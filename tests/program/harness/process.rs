@@ -1,4 +1,4 @@
-//! A process that runs: what it is sent, what /proc says of it, and how it ends.
+//! A running process: signals to it, its /proc files, and its end.
 
 use std::fs;
 use std::io::{self, Read, Seek};

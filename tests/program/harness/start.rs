@@ -1,4 +1,4 @@
-//! Starts processes in the way of a container runtime.
+//! Starts processes as a container runtime does.
 
 use std::ffi::{CStr, CString};
 use std::fs;

@@ -1,4 +1,4 @@
-//! What is in the image, and in the files beside it.
+//! The contents of the image and of the other files.
 
 use std::fs;
 use std::io::Read;

@@ -1,8 +1,8 @@
-//! The image that the Dockerfile makes has the files and the settings of the tool's.
+//! The Dockerfile builds an image with the same files and settings as the tool's.
 //!
-//! Its first stage starts from an image with Rust, which cannot be had everywhere, and takes minutes.
-//! In its place there is one in which `cargo build` gives the tool under test, and `rustc` the
-//! program; all else that is in the Dockerfile is done.
+//! Its first stage needs an image with Rust, which is not available everywhere and takes minutes. The test replaces that
+//! image: there `cargo build` gives the tool under test, and `rustc` the program. The rest of the Dockerfile runs
+//! unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

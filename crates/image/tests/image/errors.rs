@@ -1,4 +1,4 @@
-//! Bad input: what is said, and that nothing is left behind.
+//! Bad input gives a clear error and leaves no files.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

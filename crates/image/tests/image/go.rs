@@ -1,4 +1,4 @@
-//! The module for Go, as a runtime uses it.
+//! The Go module, as a runtime uses it.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Runs the tool, and reads what it has written.
+//! Runs the tool and reads its output.
 
 use std::collections::BTreeMap;
 use std::fs;

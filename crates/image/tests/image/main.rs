@@ -1,4 +1,4 @@
-//! What `podpause-image` promises, tested from outside, also with tools that we did not write.
+//! Tests `podpause-image` from outside, also with independent tools.
 
 mod contents;
 mod dockerfile;

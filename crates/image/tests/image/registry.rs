@@ -1,5 +1,5 @@
-//! The image in a registry: Debian's docker-registry, on loopback. It is an older one, which has no API for
-//! referrers, so the tag of the referrers is what leads to them.
+//! The image in a registry: Debian's docker-registry on loopback. This version has no referrers API, so clients use the
+//! referrers tag.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! The same bytes, whoever makes them, where and when.
+//! Builds by different users, in different directories and at different times give the same bytes.
 
 use std::fs;
 use std::os::unix::fs::chown;

@@ -1,6 +1,6 @@
-//! All JSON in the image is valid by the schemas of the OCI image specification, version 1.1
-//! (`schema/` in <https://github.com/opencontainers/image-spec>), which are in short form here. They
-//! are stricter in one way: no field is allowed that the specification does not have.
+//! All JSON in the image is valid according to the OCI image specification, version 1.1. The schemas here are shorter
+//! forms of those in `schema/` of <https://github.com/opencontainers/image-spec>. They are stricter in one way: they allow
+//! only fields that the specification has.
 
 use jsonschema::Validator;
 use serde_json::{Value, json};

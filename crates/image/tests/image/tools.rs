@@ -1,4 +1,4 @@
-//! The image as tools see it that we did not write. A test whose tool is not installed is skipped.
+//! The image in independent tools. A test is skipped if its tool is not installed.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! `--verify`: builds again, and says what differs.
+//! `--verify` rebuilds the image and prints the differences.
 
 use std::fs;
 use std::process::{Command, Output};
