@@ -15,7 +15,7 @@ fn warnings(page: &Path) -> Option<String> {
 }
 
 #[test]
-fn is_rendered_without_a_warning() {
+fn renders_without_a_warning() {
     let page = root().join("docs/pause.1");
     let Some(said) = warnings(&page) else { skip!("groff", "there is no groff") };
     assert_eq!(said, "");
@@ -27,7 +27,7 @@ fn is_rendered_without_a_warning() {
 }
 
 #[test]
-fn says_what_the_readme_says() {
+fn agrees_with_the_readme() {
     let page = fs::read_to_string(root().join("docs/pause.1")).unwrap();
     let head = page.lines().next().unwrap();
     assert!(head.contains(concat!("\"pause ", env!("CARGO_PKG_VERSION"), "\"")), "{head}");

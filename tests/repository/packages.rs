@@ -56,7 +56,7 @@ fn assert_has(package: &str, expected: BTreeSet<String>) {
 
 /// All that builds and describes it. The tests and the benchmark use a crate that is not published.
 #[test]
-fn podpause_has_what_builds_and_describes_it() {
+fn podpause_has_the_right_files() {
     let mut expected = common();
     expected.extend(["build.rs", "CHANGELOG.md"].map(str::to_owned));
     for folder in ["src", "link", "examples", "docs"] {
@@ -69,7 +69,7 @@ fn podpause_has_what_builds_and_describes_it() {
 
 /// Its source, that of the module for Go, and no tests. The source of the program is in the library.
 #[test]
-fn podpause_image_has_its_source() {
+fn podpause_image_has_the_right_files() {
     let mut expected = common();
     let own = ["crates/image/src", "crates/image/go"].into_iter().flat_map(files_in);
     expected.extend(own.map(|path| path.strip_prefix("crates/image/").unwrap().to_owned()));
@@ -78,7 +78,7 @@ fn podpause_image_has_its_source() {
 
 /// Its source. The tests use a crate that is not published.
 #[test]
-fn pod_overhead_has_its_source() {
+fn pod_overhead_has_the_right_files() {
     let mut expected = common();
     let own = files_in("crates/pod-overhead/src").into_iter();
     expected.extend(own.map(|path| path.strip_prefix("crates/pod-overhead/").unwrap().to_owned()));
@@ -86,7 +86,7 @@ fn pod_overhead_has_its_source() {
 }
 
 #[test]
-fn are_three_of_the_same_version() {
+fn all_have_one_version() {
     let mut command = MetadataCommand::new();
     command.cargo_path(env!("CARGO")).manifest_path(root().join("Cargo.toml")).no_deps();
     let metadata = match command.other_options(["--offline".to_owned()]).exec() {
@@ -106,7 +106,7 @@ fn are_three_of_the_same_version() {
 
 /// `cargo install` gives one program, which is the library's and works.
 #[test]
-fn install_pause() {
+fn installed_pause_works() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().to_str().unwrap();
     // The profile of development is quicker, and gives the same bytes.

@@ -111,7 +111,7 @@ impl Docker {
 const DOCKER: [&str; 3] = ["docker", "--host", SOCKET];
 
 #[test]
-fn has_a_pod_around_pause() {
+fn containers_join_pause() {
     let Some(docker) = Docker::new() else { return };
     docker.has_a_pod(PAUSE, "1 65535 /pause", TERMINATED);
     // The same with a peer, which shows whose fault a failure is.
@@ -119,7 +119,7 @@ fn has_a_pod_around_pause() {
 }
 
 #[test]
-fn runs_it_in_other_ways() {
+fn pause_runs_with_other_options() {
     let Some(docker) = Docker::new() else { return };
     let version = format!("pause {}\n", env!("CARGO_PKG_VERSION"));
     for options in [&[][..], &["--user", "999"], &["--read-only", "--cap-drop", "ALL"]] {

@@ -31,22 +31,22 @@ pub(crate) use test_each_runtime;
 
 // youki is not in Debian, and takes no seccomp profile without a library of C.
 test_each_runtime! { @ youki
-    ends_it_on_sigterm
-    gives_it_what_the_bundle_says
-    asks_it_for_its_version
-    executes_beside_it
-    pauses_it_while_orphans_are_reaped
-    gives_it_a_user_namespace
+    pause_ends_on_sigterm
+    bundle_settings_take_effect
+    version_is_printed
+    exec_works_beside_pause
+    orphans_are_reaped_while_paused
+    pause_works_in_a_user_namespace
     limits_its_memory
 }
 
 test_each_runtime! {
-    ends_it_on_sigterm
-    gives_it_what_the_bundle_says
-    asks_it_for_its_version
-    executes_beside_it
-    pauses_it_while_orphans_are_reaped
-    gives_it_a_user_namespace
+    pause_ends_on_sigterm
+    bundle_settings_take_effect
+    version_is_printed
+    exec_works_beside_pause
+    orphans_are_reaped_while_paused
+    pause_works_in_a_user_namespace
     limits_its_memory
 }
 
@@ -322,7 +322,7 @@ impl Container<'_> {
 
 const ORPHANS: usize = 50;
 
-fn ends_it_on_sigterm(runtime: &Runtime) {
+fn pause_ends_on_sigterm(runtime: &Runtime) {
     Bundle::new(Body::Pause).start(runtime, "pause").terminate();
     // A PID 1 without a handler takes no notice, which is what a runtime's grace period is for.
     if find("busybox").is_some() {
@@ -334,7 +334,7 @@ fn ends_it_on_sigterm(runtime: &Runtime) {
     }
 }
 
-fn gives_it_what_the_bundle_says(runtime: &Runtime) {
+fn bundle_settings_take_effect(runtime: &Runtime) {
     let pause = Bundle::new(Body::Pause).start(runtime, "pause");
     let status = pause.proc("status");
     assert_eq!(field(&status, "Uid"), "65535\t65535\t65535\t65535");
@@ -358,7 +358,7 @@ fn gives_it_what_the_bundle_says(runtime: &Runtime) {
 }
 
 /// What kubeadm does before an upgrade, as the user that it does it as.
-fn asks_it_for_its_version(runtime: &Runtime) {
+fn version_is_printed(runtime: &Runtime) {
     let mut bundle = Bundle::new(Body::Pause);
     bundle.config["process"]["args"] = json!(["/pause", "-v"]);
     bundle.config["process"]["user"] = json!({ "uid": 999, "gid": 999 });
@@ -366,7 +366,7 @@ fn asks_it_for_its_version(runtime: &Runtime) {
     assert_eq!(bundle.run(runtime, "version"), (Some(0), version));
 }
 
-fn executes_beside_it(runtime: &Runtime) {
+fn exec_works_beside_pause(runtime: &Runtime) {
     if find("busybox").is_none() {
         skip!("busybox", "there is nothing to execute in the container");
     }
@@ -386,7 +386,7 @@ fn executes_beside_it(runtime: &Runtime) {
 }
 
 /// Orphans are reaped while the container is frozen. The others keep them as zombies meanwhile.
-fn pauses_it_while_orphans_are_reaped(runtime: &Runtime) {
+fn orphans_are_reaped_while_paused(runtime: &Runtime) {
     for body in Body::all() {
         let container = Bundle::new(body).start(runtime, "frozen");
         runtime.run(&["pause", "frozen"]);
@@ -405,7 +405,7 @@ fn pauses_it_while_orphans_are_reaped(runtime: &Runtime) {
     }
 }
 
-fn gives_it_a_user_namespace(runtime: &Runtime) {
+fn pause_works_in_a_user_namespace(runtime: &Runtime) {
     let mut bundle = Bundle::new(Body::Pause);
     let map = json!([{ "containerID": 0, "hostID": 200_000, "size": 65_536 }]);
     let linux = &mut bundle.config["linux"];

@@ -218,7 +218,7 @@ test_each_user! {
     has_pods_with_our_infra_image
     has_pods_under_our_profile
     has_pods_with_our_program_as_its_own
-    answers_as_an_ordinary_container
+    pause_answers_as_an_ordinary_container
 }
 
 fn has_pods_with_our_infra_image(podman: &Podman) {
@@ -262,7 +262,7 @@ fn has_pods_under_our_profile(podman: &Podman) {
 }
 
 #[test]
-fn has_pods_with_namespaces_of_the_host() {
+fn pods_share_host_namespaces() {
     let Some(podman) = Podman::new() else { return };
     podman.pod(&["--infra-image", PAUSE, "--pid", "host", "--share", "net,ipc,uts,pid"]);
     let infra = podman.infra_pid();
@@ -296,7 +296,7 @@ fn has_pods_with_our_program_as_its_own(podman: &Podman) {
     podman.stop(TERMINATED);
 }
 
-fn answers_as_an_ordinary_container(podman: &Podman) {
+fn pause_answers_as_an_ordinary_container(podman: &Podman) {
     let version = format!("pause {}\n", env!("CARGO_PKG_VERSION"));
     for options in [&[][..], &["--user", "999"], &["--read-only", "--cap-drop", "all"]] {
         let run = [&["run", "--rm"], options, &[PAUSE, "-v"]].concat();

@@ -137,7 +137,7 @@ pub fn shipped() -> Value {
 }
 
 #[test]
-fn is_made_from_the_list_in_the_source() {
+fn profile_comes_from_the_source() {
     shipped();
 }
 
@@ -148,8 +148,8 @@ fn strict(names: BTreeSet<&str>) -> Value {
 }
 
 test_each_runtime! {
-    lets_pause_do_all_that_it_does
-    is_enough_without_no_new_privs
+    profile_allows_everything_that_pause_does
+    profile_works_without_no_new_privs
 }
 
 fn bundle(seccomp: Value) -> Bundle {
@@ -168,7 +168,7 @@ fn without_pid_namespace(mut bundle: Bundle) -> Bundle {
 
 const NOT_PID_1: &str = "pause: not PID #1\n";
 
-fn lets_pause_do_all_that_it_does(runtime: &Runtime) {
+fn profile_allows_everything_that_pause_does(runtime: &Runtime) {
     let mut start = bundle(shipped());
     start.with_descriptor = true;
     let pause = start.start(runtime, "pause");
@@ -204,7 +204,7 @@ fn lets_pause_do_all_that_it_does(runtime: &Runtime) {
 }
 
 /// docker and podman start containers like this.
-fn is_enough_without_no_new_privs(runtime: &Runtime) {
+fn profile_works_without_no_new_privs(runtime: &Runtime) {
     let mut bundle = bundle(shipped());
     bundle.config["process"]["noNewPrivileges"] = false.into();
     let capabilities = json!(["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_NET_BIND_SERVICE"]);
@@ -222,7 +222,7 @@ const SIGSYS: i32 = 128 + 31;
 /// With crun, which calls so little itself that it does not get in the way: pause makes these calls
 /// and no other, or it would be killed, and each one of them, or it would not.
 #[test]
-fn has_no_call_too_many() {
+fn profile_has_no_unnecessary_call() {
     let Some(crun) = Runtime::new("crun") else { return };
     let names = pause();
     let all: BTreeSet<&str> = names.iter().map(String::as_str).chain(CRUN).collect();

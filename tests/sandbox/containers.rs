@@ -10,9 +10,9 @@ use crate::harness::{
 };
 
 #[test]
-fn are_children_of_the_caller_with_their_own_streams_and_status() {
+fn are_children_of_the_caller_with_streams_and_status() {
     if case().is_none() {
-        let test = "containers::are_children_of_the_caller_with_their_own_streams_and_status";
+        let test = "containers::are_children_of_the_caller_with_streams_and_status";
         succeeds(&mut again(test, "own"));
         succeeds(as_ordinary_user(&mut again(test, "ordinary")));
         return;
@@ -44,9 +44,9 @@ fn are_children_of_the_caller_with_their_own_streams_and_status() {
 }
 
 #[test]
-fn that_cannot_be_executed_are_an_error_and_leave_nothing() {
+fn failed_exec_is_an_error_and_leaves_nothing() {
     if case().is_none() {
-        let test = "containers::that_cannot_be_executed_are_an_error_and_leave_nothing";
+        let test = "containers::failed_exec_is_an_error_and_leaves_nothing";
         succeeds(&mut again(test, "own"));
         return;
     }

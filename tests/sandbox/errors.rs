@@ -33,8 +33,8 @@ macro_rules! alone {
 }
 
 #[test]
-fn for_options_that_make_no_sense() {
-    alone!("for_options_that_make_no_sense");
+fn for_contradictory_options() {
+    alone!("for_contradictory_options");
     let program = Program::new().unwrap();
     let invalid = ErrorKind::InvalidInput;
     fails(program.sandbox().host_name("pod"), invalid, &["a host name", "Namespace::Uts"]);
@@ -78,8 +78,8 @@ fn for_a_namespace_that_may_not_be_joined() {
 }
 
 #[test]
-fn for_an_ordinary_user_without_a_user_namespace() {
-    let test = "errors::for_an_ordinary_user_without_a_user_namespace";
+fn for_an_unprivileged_user_without_a_user_namespace() {
+    let test = "errors::for_an_unprivileged_user_without_a_user_namespace";
     if case().is_none() {
         succeeds(as_ordinary_user(&mut again(test, "ordinary")));
         return;
@@ -154,8 +154,8 @@ fn for_flags_and_calls_that_the_kernel_lacks() {
 }
 
 #[test]
-fn for_maps_that_an_ordinary_user_may_not_have() {
-    let test = "errors::for_maps_that_an_ordinary_user_may_not_have";
+fn for_maps_that_an_unprivileged_user_may_not_write() {
+    let test = "errors::for_maps_that_an_unprivileged_user_may_not_write";
     let Some(case) = case() else {
         let mut with_helper = again(test, "newuidmap");
         succeeds(as_ordinary_user(&mut with_helper));
@@ -293,8 +293,8 @@ fn for_a_program_that_cannot_be_executed_or_is_not_pause() {
 }
 
 #[test]
-fn for_a_root_and_a_host_name_that_cannot_be() {
-    alone!("for_a_root_and_a_host_name_that_cannot_be");
+fn for_an_invalid_root_or_host_name() {
+    alone!("for_an_invalid_root_or_host_name");
     let program = Program::new().unwrap();
     let root = |path: &str| sandbox(&program, &[Namespace::Mount]).root(path);
     fails(root("/no/such"), ErrorKind::NotFound, &["make /no/such the root of the sandbox"]);

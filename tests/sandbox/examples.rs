@@ -14,7 +14,7 @@ fn pod(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn pod_says_its_usage() {
+fn pod_prints_its_usage() {
     for option in ["--help", "-h"] {
         let (status, said) = pod(&[option]);
         assert_eq!(status, Some(0), "{said}");
@@ -23,7 +23,7 @@ fn pod_says_its_usage() {
 }
 
 #[test]
-fn pod_runs_a_command_and_has_its_status() {
+fn pod_runs_a_command_and_returns_its_status() {
     // An option of the command is not one of the example.
     let (status, said) = pod(&["sh", "-c", "echo $$ $1; exit 3", "sh", "--help"]);
     assert_eq!((status, said.ends_with(" --help\n")), (Some(3), true), "{said}");

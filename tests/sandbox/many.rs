@@ -127,9 +127,9 @@ fn start_while_other_threads_fork() {
 /// The negative control: the copies are there, and who waits for the end of an ordinary pipe waits for
 /// the processes that have them.
 #[test]
-fn would_wait_for_forks_with_an_ordinary_pipe() {
+fn ordinary_pipe_would_wait_for_forks() {
     if case().is_none() {
-        succeeds(&mut again("many::would_wait_for_forks_with_an_ordinary_pipe", "alone"));
+        succeeds(&mut again("many::ordinary_pipe_would_wait_for_forks", "alone"));
         return;
     }
     let (reader, writer) = std::io::pipe().unwrap();
@@ -143,9 +143,9 @@ fn would_wait_for_forks_with_an_ordinary_pipe() {
 
 /// A start leaves no descriptor to what other threads execute meanwhile.
 #[test]
-fn leak_no_descriptor_to_what_others_execute() {
+fn leak_no_descriptor_to_other_children() {
     if case().is_none() {
-        succeeds(&mut again("many::leak_no_descriptor_to_what_others_execute", "alone"));
+        succeeds(&mut again("many::leak_no_descriptor_to_other_children", "alone"));
         return;
     }
     let list = || {

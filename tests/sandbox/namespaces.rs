@@ -10,7 +10,7 @@ use crate::harness::{
 };
 
 #[test]
-fn are_new_if_they_are_asked_for() {
+fn new_ones_differ_from_the_callers() {
     for program in programs() {
         for kind in Namespace::ALL {
             let sandbox = sandbox(&program, &[kind]).spawn().unwrap();
@@ -31,7 +31,7 @@ fn are_new_if_they_are_asked_for() {
 }
 
 #[test]
-fn can_be_joined_each() {
+fn each_kind_can_be_joined() {
     if !is_root() {
         skip!("root", "an ordinary user joins namespaces with their user namespace only");
     }
@@ -92,7 +92,7 @@ fn are_joined_with_a_user_namespace_in_the_right_order() {
 }
 
 #[test]
-fn map_ids_as_they_are_asked_to() {
+fn ids_are_mapped() {
     if !is_root() {
         skip!("root", "an ordinary user maps the own id only");
     }
@@ -109,7 +109,7 @@ fn map_ids_as_they_are_asked_to() {
 }
 
 #[test]
-fn have_the_host_name_that_is_given() {
+fn host_name_is_set() {
     let program = Program::new().unwrap();
     let long = "x".repeat(64);
     let sandbox = sandbox(&program, &[Namespace::Uts]).host_name(&long).spawn().unwrap();
@@ -123,9 +123,9 @@ fn have_the_host_name_that_is_given() {
 
 /// The root is a folder, and nothing of the machine is mounted any more.
 #[test]
-fn have_the_root_that_is_given() {
+fn root_is_changed() {
     if case().is_none() {
-        let test = "namespaces::have_the_root_that_is_given";
+        let test = "namespaces::root_is_changed";
         succeeds(&mut again(test, "own"));
         succeeds(as_ordinary_user(&mut again(test, "ordinary")));
         return;
@@ -146,8 +146,8 @@ fn have_the_root_that_is_given() {
 
 /// Runs in a mount namespace of its own, in which mounts end with the test.
 #[test]
-fn outlive_pause_if_they_are_pinned() {
-    let test = "namespaces::outlive_pause_if_they_are_pinned";
+fn pinned_ones_outlive_pause() {
+    let test = "namespaces::pinned_ones_outlive_pause";
     if case().is_none() {
         if !is_root() {
             skip!("root", "an ordinary user cannot mount anything");
@@ -181,9 +181,9 @@ fn outlive_pause_if_they_are_pinned() {
 }
 
 #[test]
-fn are_not_pinned_by_an_ordinary_user() {
+fn unprivileged_user_cannot_pin() {
     if case().is_none() {
-        let test = "namespaces::are_not_pinned_by_an_ordinary_user";
+        let test = "namespaces::unprivileged_user_cannot_pin";
         succeeds(as_ordinary_user(&mut again(test, "ordinary")));
         return;
     }
@@ -199,8 +199,8 @@ fn are_not_pinned_by_an_ordinary_user() {
 
 /// The rule for mounts: what is mounted in the sandbox does not show up outside.
 #[test]
-fn keep_their_mounts_to_themselves() {
-    let test = "namespaces::keep_their_mounts_to_themselves";
+fn mounts_do_not_propagate_out() {
+    let test = "namespaces::mounts_do_not_propagate_out";
     if case().is_none() {
         if !is_root() {
             skip!("root", "only mounts of root propagate");
@@ -233,7 +233,7 @@ fn keep_their_mounts_to_themselves() {
 
 /// All kinds at once, for a pod that shares its PID namespace.
 #[test]
-fn are_those_that_containers_find() {
+fn containers_see_those_of_the_sandbox() {
     let program = Program::new().unwrap();
     let sandbox = sandbox(&program, &KINDS).spawn().unwrap();
     let mut command = std::process::Command::new("readlink");

@@ -67,7 +67,7 @@ fn holds_from_spawn_to_terminate() {
 }
 
 #[test]
-fn is_nobody_unless_it_is_asked_to_be_someone() {
+fn runs_as_nobody_by_default() {
     if !is_root() {
         crate::harness::skip!("root", "an ordinary user cannot become another");
     }
@@ -94,7 +94,7 @@ fn is_nobody_unless_it_is_asked_to_be_someone() {
 }
 
 #[test]
-fn has_no_stderr_unless_it_is_given_one() {
+fn stderr_is_dev_null_by_default() {
     if !is_root() {
         crate::harness::skip!("root", "the descriptors of another user's process cannot be seen");
     }
@@ -106,9 +106,12 @@ fn has_no_stderr_unless_it_is_given_one() {
 
 /// A runtime may have closed them, so that new descriptors get their numbers.
 #[test]
-fn starts_where_the_runtime_has_no_standard_streams() {
+fn starts_when_the_runtime_has_closed_standard_streams() {
     if case().is_none() {
-        succeeds(&mut again("process::starts_where_the_runtime_has_no_standard_streams", "inside"));
+        succeeds(&mut again(
+            "process::starts_when_the_runtime_has_closed_standard_streams",
+            "inside",
+        ));
         return;
     }
     close_stdio();
@@ -136,13 +139,13 @@ fn is_killed_and_reaped_on_drop() {
 
 /// A sandbox may outlive the runtime that started it.
 #[test]
-fn outlives_its_object_and_its_runtime_if_it_is_given_up() {
-    ends_with_its_runtime("process::outlives_its_object_and_its_runtime_if_it_is_given_up", false);
+fn into_pidfd_lets_it_outlive_object_and_runtime() {
+    ends_with_its_runtime("process::into_pidfd_lets_it_outlive_object_and_runtime", false);
 }
 
 #[test]
-fn is_killed_with_its_runtime_if_it_is_asked_for() {
-    ends_with_its_runtime("process::is_killed_with_its_runtime_if_it_is_asked_for", true);
+fn kill_with_parent_kills_it_with_the_runtime() {
+    ends_with_its_runtime("process::kill_with_parent_kills_it_with_the_runtime", true);
 }
 
 /// A runtime starts a sandbox, gives it up and ends.
@@ -233,7 +236,7 @@ fn runs_no_handler_of_the_runtime() {
 }
 
 #[test]
-fn says_how_it_ended() {
+fn wait_returns_the_status() {
     let program = Program::new().unwrap();
     let mut killed = sandbox(&program, &[Namespace::Pid]).spawn().unwrap();
     killed.kill().unwrap();
@@ -247,8 +250,8 @@ fn says_how_it_ended() {
 
 /// A runtime without a right to execute memfds.
 #[test]
-fn starts_where_no_memfd_can_be_executed() {
-    let test = "process::starts_where_no_memfd_can_be_executed";
+fn starts_without_executable_memfds() {
+    let test = "process::starts_without_executable_memfds";
     if case().is_none() {
         let script = "echo 2 > /proc/sys/vm/memfd_noexec || exit 77; exec \"$@\"";
         let shell = [
@@ -290,7 +293,7 @@ fn starts_where_no_memfd_can_be_executed() {
 }
 
 #[test]
-fn is_in_the_cgroup_that_it_is_started_in() {
+fn starts_in_the_given_cgroup() {
     let Some(cgroup) = Cgroup::new("start") else {
         crate::harness::skip!("cgroup", "no folder of cgroup v2 can be made here");
     };

@@ -351,7 +351,7 @@ fn lives_as_a_pod_with_catatonit() {
 
 /// Every way to share namespaces that Kubernetes knows.
 #[test]
-fn shares_namespaces_as_told() {
+fn namespace_options_take_effect() {
     let Some(containerd) = Containerd::new(PAUSE) else { return };
     use NamespaceMode::{Container, Node, Pod};
     for network in [Pod, Node] {
@@ -377,7 +377,7 @@ fn shares_namespaces_as_told() {
 
 /// As kubeadm does it before an upgrade, in a sandbox under our seccomp profile.
 #[test]
-fn answers_as_an_ordinary_container() {
+fn pause_answers_as_an_ordinary_container() {
     let Some(containerd) = Containerd::new(PAUSE) else { return };
     let profile = "/run/seccomp.json";
     containerd.cage.write(profile, include_str!("../../../docs/seccomp.json"));
@@ -412,7 +412,7 @@ fn answers_as_an_ordinary_container() {
 /// When the disk is full, the kubelet removes all images that no container has and that are not pinned.
 /// The image of the sandboxes has to stay: where there is no network, nothing brings it back.
 #[test]
-fn keeps_its_image() {
+fn sandbox_image_survives_garbage_collection() {
     let Some(containerd) = Containerd::new(PAUSE) else { return };
     let can_pin = !containerd.version.contains(" 1.6.");
     let images = containerd.images();
@@ -508,7 +508,7 @@ fn pulls_its_image_from_a_registry() {
 const AT_ONCE: usize = 50;
 
 #[test]
-fn has_many_at_once() {
+fn fifty_pods_start_at_once() {
     let Some(containerd) = Containerd::new(PAUSE) else { return };
     let before = containerd.leftovers();
     let configs: Vec<_> =

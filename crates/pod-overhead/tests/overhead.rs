@@ -225,7 +225,7 @@ fn measures_containers_and_shared_namespaces() {
 
 /// The figures can be wrong: a sandbox that takes 8 MiB more has 8 MiB more.
 #[test]
-fn shows_what_a_sandbox_takes() {
+fn larger_sandbox_shows_as_larger() {
     let name = "example.com/takes:1";
     let Some(node) = Node::new(name) else { return };
     images::busybox(&node.cage);
@@ -242,7 +242,7 @@ fn shows_what_a_sandbox_takes() {
 }
 
 #[test]
-fn says_what_is_wrong() {
+fn bad_input_is_named() {
     let Some(node) = Node::new("example.com/missing:1") else { return };
     for (words, message) in [
         (
@@ -262,7 +262,7 @@ fn says_what_is_wrong() {
 
 /// Somebody who is not root, and a runtime that has no network.
 #[test]
-fn says_what_is_missing() {
+fn missing_rights_and_network_are_named() {
     let Some(node) = Node::new(PAUSE) else { return };
     let user = ["setpriv", "--reuid=65535", "--regid=65535", "--clear-groups"];
     let words = [&user[..], &node.words(&[])].concat();
@@ -320,7 +320,7 @@ fn warns_of_limits() {
 /// The file system with the runtime's state becomes full in the middle of a run. And one that has no room for
 /// what is to be saved: nothing is written then.
 #[test]
-fn leaves_nothing_after_a_full_disk() {
+fn full_disk_leaves_no_pods() {
     let Some(node) = Node::new(PAUSE) else { return };
     let mut job = node.begin();
     let resize = |size: &str| {
@@ -351,7 +351,7 @@ fn leaves_nothing_after_a_full_disk() {
 
 /// The runtime is killed in the middle of a run. When it is there again, the next start finds what is left.
 #[test]
-fn removes_what_is_left_after_the_runtime_has_died() {
+fn next_start_removes_pods_after_the_runtime_died() {
     let Some(mut node) = Node::new(PAUSE) else { return };
     let mut job = node.begin();
     node.cage.run(&["pkill", "-KILL", "-x", "containerd"]);
@@ -416,7 +416,7 @@ fn draws_a_picture() {
 }
 
 #[test]
-fn leaves_nothing_after_a_signal() {
+fn signal_leaves_nothing() {
     let Some(node) = Node::new(PAUSE) else { return };
     for signal in ["INT", "TERM"] {
         let mut job = node.interrupt(signal);
@@ -428,7 +428,7 @@ fn leaves_nothing_after_a_signal() {
 }
 
 #[test]
-fn removes_what_a_killed_run_has_left() {
+fn next_start_removes_pods_of_a_killed_run() {
     let Some(node) = Node::new(PAUSE) else { return };
     node.interrupt("KILL").end();
     assert!(node.pods().len() > 3);

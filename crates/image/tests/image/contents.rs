@@ -25,7 +25,7 @@ const BUDGET_BYTES: usize = 2_048;
 
 /// The program that this machine runs is the library's, in the layer and beside it.
 #[test]
-fn has_the_program_of_the_library() {
+fn layer_contains_the_program() {
     let dist = Dist::new(&[]);
     let [image] = &dist.images()[..] else { panic!("one platform") };
     let layer = layer(&image.layer);
@@ -46,7 +46,7 @@ fn has_the_program_of_the_library() {
 }
 
 #[test]
-fn has_the_files_and_links_of_a_pause() {
+fn layer_has_the_files_of_a_pause_image() {
     let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
     let layer = layer(&dist.images()[0].layer);
     let mut archive = Archive::new(&layer[..]);
@@ -74,7 +74,7 @@ fn has_the_files_and_links_of_a_pause() {
 
 /// Configuration and annotations, field by field. What is not here is not in the image.
 #[test]
-fn says_how_it_is_to_be_run_and_what_it_is() {
+fn config_and_annotations_are_complete() {
     let dist = Dist::stand_in(&["--platform", "all"]);
     let images = dist.images();
     for image in &images {
@@ -117,7 +117,7 @@ fn says_how_it_is_to_be_run_and_what_it_is() {
 }
 
 #[test]
-fn has_the_platforms_that_are_asked_for_each_once_and_in_order() {
+fn platforms_are_unique_and_in_order() {
     let names = |arguments: &[&str]| -> Vec<String> {
         Dist::stand_in(arguments).images().into_iter().map(|image| image.name).collect()
     };
@@ -136,7 +136,7 @@ fn has_the_platforms_that_are_asked_for_each_once_and_in_order() {
 /// For each platform, with the program that is in the folder `PODPAUSE_PROGRAMS`; without one, for
 /// those that the compiler can compile for.
 #[test]
-fn is_within_its_budget() {
+fn every_platform_is_within_budget() {
     let programs = std::env::var_os("PODPAUSE_PROGRAMS").map(PathBuf::from);
     let mut missing = Vec::new();
     for Platform { name, .. } in PLATFORMS {
@@ -168,14 +168,14 @@ fn is_within_its_budget() {
 }
 
 #[test]
-fn has_a_size_that_is_counted_right() {
+fn own_platform_is_within_budget() {
     let dist = Dist::new(&[]);
     let image = &dist.images()[0];
     assert!(image.size_bytes <= BUDGET_BYTES, "{} bytes", image.size_bytes);
 }
 
 #[test]
-fn has_a_name_in_the_layout() {
+fn layout_has_the_image_name() {
     for (arguments, name, tag) in [
         (&[][..], NAME, TAG),
         (&["--tag", "registry.example:5000/a/b:c"], "registry.example:5000/a/b:c", "c"),
@@ -191,7 +191,7 @@ fn has_a_name_in_the_layout() {
 
 /// The list of what is in the image is valid, and refers to it (OCI 1.1, "subject").
 #[test]
-fn has_a_list_of_its_contents_that_refers_to_it() {
+fn sbom_refers_to_the_image() {
     let dist = Dist::new(&[]);
     let list = dist.read("pause.cdx.json");
     let bom = Bom::parse_from_json(&list[..]).unwrap();
@@ -232,7 +232,7 @@ fn assert_refers(dist: &Dist, file: &str, media_type: &str) {
 
 /// The statement is one by in-toto's own definition, and says what went into the image.
 #[test]
-fn has_a_provenance_that_refers_to_it() {
+fn provenance_refers_to_the_image() {
     let commit = "0123456789abcdef0123456789abcdef01234567";
     let dist = Dist::new(&["--revision", commit]);
     assert_refers(&dist, "pause.provenance.json", "application/vnd.in-toto+json");
@@ -272,7 +272,7 @@ fn has_a_provenance_that_refers_to_it() {
 
 /// The definition is good for something.
 #[test]
-fn another_provenance_is_not_valid() {
+fn invalid_provenance_is_rejected() {
     let dist = Dist::stand_in(&["--platform", "linux/386"]);
     let text = String::from_utf8(dist.read("pause.provenance.json")).unwrap();
     parse_provenance(text.as_bytes()).unwrap();
@@ -308,7 +308,7 @@ fn parse_provenance(text: &[u8]) -> Result<(Statement, Provenance), String> {
 
 /// No blob is left that nothing refers to.
 #[test]
-fn has_no_other_files() {
+fn output_has_no_other_files() {
     let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
     let files = dist.files();
     let blobs = files.keys().filter(|path| path.starts_with("oci/blobs/")).count();
@@ -337,7 +337,7 @@ fn has_no_other_files() {
 
 /// The example in C, with the header that is written, is a runtime that has pause inside.
 #[test]
-fn has_a_header_that_c_compiles() {
+fn c_header_compiles() {
     if let Err(error) = Command::new("cc").arg("--version").output() {
         skip!("cc", "there is no C compiler: {error}");
     }

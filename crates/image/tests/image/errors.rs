@@ -42,7 +42,7 @@ fn left(folder: &TempDir) -> Vec<String> {
 }
 
 #[test]
-fn names_what_is_wrong_with_the_arguments() {
+fn bad_arguments_are_named() {
     let folder = folder();
     for (arguments, expected) in [
         (&["--platform", "linux/mips"][..], "unknown platform `linux/mips`"),
@@ -69,7 +69,7 @@ fn names_what_is_wrong_with_the_arguments() {
 }
 
 #[test]
-fn says_how_to_install_a_library() {
+fn missing_target_says_how_to_install_it() {
     let folder = folder();
     let script = "#!/bin/sh\n\
         [ \"$1\" = --version ] && echo 'rustc 1.0.0 (stand-in)' && exit\n\
@@ -85,7 +85,7 @@ fn says_how_to_install_a_library() {
 
 /// The same of the real compiler, as long as there is one target that it has no library for.
 #[test]
-fn understands_what_the_real_compiler_says() {
+fn error_of_the_real_compiler_is_recognised() {
     let target = "s390x-unknown-linux-gnu";
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let print = ["--print", "target-libdir", "--target", target];
@@ -105,7 +105,7 @@ fn understands_what_the_real_compiler_says() {
 }
 
 #[test]
-fn shows_what_the_compiler_says() {
+fn compiler_errors_are_shown() {
     let folder = folder();
     let script = "#!/bin/sh\n\
         [ \"$1\" = --version ] && echo 'rustc 1.0.0 (stand-in)' && exit\n\
@@ -123,7 +123,7 @@ fn shows_what_the_compiler_says() {
 
 /// A program so large, or so random, that the image has no room for it.
 #[test]
-fn keeps_to_its_budget() {
+fn image_over_budget_is_rejected() {
     let folder = folder();
     let mut state = 1u32;
     let random: Vec<u8> = (0..1_500)
@@ -139,7 +139,7 @@ fn keeps_to_its_budget() {
 }
 
 #[test]
-fn touches_no_folder_that_has_something_in_it() {
+fn non_empty_output_directory_is_kept() {
     let folder = folder();
     let dist = folder.path().join("home/dist");
     fs::create_dir(&dist).unwrap();
@@ -157,7 +157,7 @@ fn touches_no_folder_that_has_something_in_it() {
 
 /// An empty folder is taken, also by another name for it.
 #[test]
-fn takes_an_empty_folder() {
+fn empty_output_directory_is_used() {
     let folder = folder();
     let home = folder.path().join("home");
     std::os::unix::fs::symlink(&home, folder.path().join("link")).unwrap();
@@ -168,7 +168,7 @@ fn takes_an_empty_folder() {
 }
 
 #[test]
-fn names_a_folder_that_it_must_not_write_to() {
+fn unwritable_directory_is_named() {
     let folder = folder();
     let home = folder.path().join("home");
     let copy = folder.path().join("podpause-image");
@@ -186,7 +186,7 @@ fn names_a_folder_that_it_must_not_write_to() {
 
 /// A file that cannot grow, which needs no rights to arrange.
 #[test]
-fn leaves_nothing_when_a_write_fails() {
+fn failed_write_leaves_nothing() {
     let folder = folder();
     let script = "trap '' XFSZ; ulimit -f 80; exec \"$@\"";
     let mut command = Command::new("sh");
@@ -198,7 +198,7 @@ fn leaves_nothing_when_a_write_fails() {
 
 /// A signal while the compiler runs, to both of them, as Ctrl-C in a terminal, or to the tool alone.
 #[test]
-fn leaves_nothing_when_it_is_interrupted() {
+fn interrupt_leaves_nothing() {
     for (signal, to_both) in [(Signal::INT, true), (Signal::TERM, false)] {
         let folder = folder();
         let (started, go_on) = (folder.path().join("started"), folder.path().join("go-on"));
@@ -247,7 +247,7 @@ impl Drop for Interruptible {
 }
 
 #[test]
-fn leaves_nothing_on_a_full_disk() {
+fn full_disk_leaves_nothing() {
     let folder = folder();
     let unshare = ["--user", "--map-root-user", "--mount"];
     if !Command::new("unshare").args(unshare).arg("true").status().is_ok_and(|s| s.success()) {
@@ -265,7 +265,7 @@ fn leaves_nothing_on_a_full_disk() {
 }
 
 #[test]
-fn teaches_by_its_help() {
+fn help_has_examples() {
     let help = run(podpause_image().arg("--help"));
     for words in ["Examples:", "podman load --input dist/pause.tar", "SOURCE_DATE_EPOCH", "--tag"] {
         assert!(help.contains(words), "{help}");

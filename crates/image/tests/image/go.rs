@@ -61,7 +61,7 @@ fn runs_in_a_runtime_that_vendors_it() {
 
 /// What goes wrong is an error, and leaves no process.
 #[test]
-fn says_what_fails() {
+fn errors_are_reported() {
     need_go!();
     let dist = Dist::new(&[]);
     let folder = tempfile::tempdir().unwrap();

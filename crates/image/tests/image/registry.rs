@@ -174,7 +174,7 @@ fn id(image: &Image) -> String {
 }
 
 #[test]
-fn has_the_image_and_what_refers_to_it() {
+fn image_and_referrers_are_pushed() {
     if tool("skopeo").is_none() {
         skip!("skopeo", "it is not installed");
     }
@@ -210,7 +210,7 @@ fn has_the_image_and_what_refers_to_it() {
 
 /// A tag that exists is moved, and the image that had it stays by its digest.
 #[test]
-fn moves_a_tag() {
+fn existing_tag_is_moved() {
     if tool("skopeo").is_none() {
         skip!("skopeo", "it is not installed");
     }
@@ -273,7 +273,7 @@ fn docker_pulls() {
 /// A registry that wants a password, fails, or says nothing; and a layer that was cut off there. The engine
 /// says so, and has no image.
 #[test]
-fn what_cannot_be_pulled_leaves_nothing() {
+fn failed_pull_leaves_nothing() {
     need_root!("podman");
     let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
     let Some(secret) = Registry::start(Some("pods")) else { return };

@@ -57,7 +57,7 @@ fn does_not_depend_on_the_user() {
 /// compresses and archives, and on each machine. Where this fails after an update of a dependency,
 /// releases so far can no longer be rebuilt with it.
 #[test]
-fn has_the_layer_that_it_always_had() {
+fn layer_has_a_fixed_digest() {
     let folder = tempfile::tempdir().unwrap();
     let program: Vec<u8> = (0..800u32).map(|number| (number * number / 7) as u8).collect();
     let rustc = stand_in_compiler(folder.path(), &program);
@@ -74,7 +74,7 @@ fn has_the_layer_that_it_always_had() {
 
 /// SOURCE_DATE_EPOCH is the time of all that has one.
 #[test]
-fn has_the_time_that_it_is_told() {
+fn source_date_epoch_sets_all_times() {
     let folder = tempfile::tempdir().unwrap();
     let rustc = stand_in_compiler(folder.path(), podpause::ELF);
     let out = folder.path().join("dist");

@@ -149,7 +149,7 @@ fn assert_is_valid(bytes: &[u8], schema: &Value) {
 }
 
 #[test]
-fn all_is_valid() {
+fn all_json_is_valid() {
     let dist = Dist::stand_in(&["--platform", "all"]);
     assert_is_valid(&dist.read("oci/index.json"), &index());
     let [image, referrers, sbom, provenance] = &dist.entries()[..] else { panic!("four entries") };
@@ -167,7 +167,7 @@ fn all_is_valid() {
 
 /// The schemas are good for something.
 #[test]
-fn what_is_wrong_is_not_valid() {
+fn invalid_json_is_rejected() {
     let dist = Dist::stand_in(&["--platform", "linux/arm/v7"]);
     let good: Value = serde_json::from_slice(&dist.blob(&dist.entries()[0])).unwrap();
     let validator = validator(&index());

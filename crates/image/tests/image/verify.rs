@@ -23,7 +23,7 @@ fn differences(dist: &Dist, path: &str) -> String {
 
 /// Platforms, time and name are those that the folder says; the real compiler is used.
 #[test]
-fn finds_nothing_where_there_is_nothing() {
+fn identical_image_has_no_differences() {
     let commit = "0123456789abcdef0123456789abcdef01234567";
     let dist = Dist::new(&["--tag", "registry.example/a/pause:b", "--revision", commit]);
     let text = run(podpause_image().arg("--verify").arg(dist.path("")));
@@ -36,7 +36,7 @@ fn finds_nothing_where_there_is_nothing() {
 }
 
 #[test]
-fn names_a_file_that_differs() {
+fn different_file_is_named() {
     let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
     fs::write(dist.path("pause-linux-amd64"), "another").unwrap();
     fs::remove_file(dist.path("pause.tar")).unwrap();
@@ -50,7 +50,7 @@ fn names_a_file_that_differs() {
 
 /// Another program, as another compiler or another source has it.
 #[test]
-fn names_the_program_that_differs() {
+fn different_program_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = podpause::ELF.to_vec();
     program[100] ^= 1;
@@ -71,7 +71,7 @@ fn names_the_program_that_differs() {
 
 /// Another image for the same program.
 #[test]
-fn names_the_field_that_differs() {
+fn different_field_is_named() {
     let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
     dist.change("title\":\"pause", "title\":\"other");
     let text = differences(&dist, "oci");
@@ -82,7 +82,7 @@ fn names_the_field_that_differs() {
 }
 
 #[test]
-fn says_what_it_cannot_read() {
+fn unreadable_image_is_an_error() {
     let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
     let layer = dist.images()[0].manifest.layers()[0].digest().digest().to_owned();
     fs::write(dist.path(&format!("oci/blobs/sha256/{layer}")), "damaged").unwrap();
@@ -99,7 +99,7 @@ fn says_what_it_cannot_read() {
 
 /// A layout that skopeo has copied has another index.json, and the same image.
 #[test]
-fn takes_a_copy_of_the_layout() {
+fn copied_layout_is_accepted() {
     let Some(mut skopeo) = crate::harness::tool("skopeo") else {
         common::report::skip!("skopeo", "it is not installed")
     };
