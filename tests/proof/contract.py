@@ -1,5 +1,5 @@
-"""What the contract in spec.py is written in: stages, calls, arguments and results; and how a call that the
-program makes is compared with it."""
+"""The language of the contract in spec.py: stages, calls, arguments and results. Checks each call of the program
+against the contract."""
 
 from typing import Callable, NamedTuple
 
@@ -11,7 +11,7 @@ _functions = {}
 
 
 class Stage(NamedTuple):
-    """A point in the life of pause: what it may do there is what the function of this name says."""
+    """A point in the life of pause. The function of this name returns the calls that are allowed there."""
 
     name: str
     arguments: tuple
@@ -25,7 +25,7 @@ class Stage(NamedTuple):
 
 
 def stage(broken):
-    """Makes a function into a stage. Any call but those that it returns breaks the property `broken`."""
+    """Turns a function into a stage. A call that it does not return breaks the property `broken`."""
 
     def make(function):
         _functions[function.__name__] = function
@@ -35,27 +35,27 @@ def stage(broken):
 
 
 class Expected(NamedTuple):
-    """What an argument has to be: in words, and as a test of its value."""
+    """The expected value of an argument: in words, and as a test."""
 
     words: str
     test: Callable
 
 
 class Call:
-    """A system call that is allowed: its arguments, and the stage that follows, or one for each result:
-    pairs of a condition and a stage. A number is a C int or unsigned int, of which the kernel looks at 32 bits."""
+    """An allowed system call. `then` is the next stage, or a list of pairs of a condition on the result and a stage; the
+    first condition that holds counts. An argument that is a number stands for a C int, of which the kernel uses 32 bits."""
 
     def __init__(self, name, *arguments, then, broken=None, requires=None, writes=None, releases=False):
         self.name, self.arguments, self.then, self.broken = name, arguments, then, broken
-        #: What else must be true.
+        #: A further check of the state.
         self.requires = requires
-        #: What the kernel writes: the index of an argument, the distance from there, and the size.
+        #: Memory that the kernel writes: the index of a pointer argument, an offset and a size.
         self.writes = writes
-        #: Whether memory above the private page is gone from here on.
+        #: Whether memory above the private page may be unmapped from here on.
         self.releases = releases
 
     def mismatch(self, pause, values):
-        """What is wrong with these arguments."""
+        """What is wrong with these arguments, if anything."""
         for index, (expected, value) in enumerate(zip(self.arguments, values)):
             if isinstance(expected, int):
                 expected = c_int(expected)
@@ -82,12 +82,12 @@ NULL = word(0)
 
 
 def pointer_to(content, what):
-    """The address of these bytes, in the text or the private page."""
+    """The address of these bytes in the text or in the private page."""
     return Expected(f"the address of {what}", lambda pause, value: pause.content(value, len(content)) == content)
 
 
 class Pause:
-    """What the contract can ask of a state."""
+    """The view of a state that the contract has."""
 
     def __init__(self, state):
         self.state = state
@@ -97,22 +97,22 @@ class Pause:
         return value == number if isinstance(value, int) else self.state.must(value == number)
 
     def number(self, value, size):
-        """A number as the program has it in memory."""
+        """A number in the byte order of the program."""
         return (value & (1 << 8 * size) - 1).to_bytes(size, self.order)
 
     def field(self, address, size):
-        """What is in the private page or in the text; None where that is not all in one of them."""
+        """A value in the private page or in the text; None if it is not completely in one of them."""
         if not isinstance(address, int) or not (PAGE <= address and address + size <= PAGE + 4096 or
                                                 TEXT <= address and address + size <= TEXT + len(self.state.code.program.text)):
             return None
         return self.state.load(address, size)
 
     def content(self, address, size):
-        """The bytes there, if all of them are known."""
+        """The bytes at an address, if all are known."""
         found = [self.field(address + index, 1) if isinstance(address, int) else None for index in range(size)]
         return bytes(found) if all(isinstance(byte, int) for byte in found) else None
 
-    # The argument at which pause looks, or has looked last.
+    # The argument that pause reads, or has read last.
 
     def _is(self, text):
         name = self.state.argument.decl().name()
@@ -128,7 +128,7 @@ class Pause:
 
 
 class Pending(NamedTuple):
-    """A result that may lead to several stages."""
+    """A result that several stages can follow."""
 
     result: z3.BitVecRef
     outcomes: tuple  # pairs of a condition and a stage
@@ -141,7 +141,7 @@ class Pending(NamedTuple):
 
 
 def settle(state):
-    """Looks whether the result of the last call still may lead to several stages."""
+    """Resolves a pending result if only one stage is possible."""
     if state.pending:
         possible = [stage for condition, stage in state.pending.outcomes if state.may(condition)]
         if len(possible) == 1:
@@ -149,7 +149,7 @@ def settle(state):
 
 
 def stages(state):
-    """This state once for each stage that the result of the last call may have led to."""
+    """Splits a state with a pending result into one for each possible stage."""
     settle(state)
     if not state.pending:
         return [state]
@@ -164,7 +164,7 @@ def stages(state):
 
 
 def allowed(state, name, values):
-    """The call of the contract that this one is."""
+    """The allowed call that matches this one."""
     pause = Pause(state)
     choices = state.stage.calls(pause)
     mismatch = None
@@ -183,7 +183,7 @@ def allowed(state, name, values):
 
 
 def follow_result(state, call, result):
-    """Notes which stages follow the call. `result` has 32 bits, and is below zero if it is an errno."""
+    """Records the stages after the call. `result` has 32 bits; below zero it is a negated errno."""
     if isinstance(call.then, Stage):
         state.stage, state.pending = call.then, None
         return
@@ -197,4 +197,4 @@ def follow_result(state, call, result):
 
 
 def otherwise(_):
-    """The condition that none of the others holds."""
+    """The condition for all other results."""

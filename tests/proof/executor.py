@@ -1,4 +1,4 @@
-"""Runs instructions on states, and explores until there is no new state."""
+"""Executes instructions on symbolic states, and explores until no new state is found."""
 
 import contract
 import spec
@@ -8,30 +8,30 @@ from machine import PAGE_END, STACK_FLOOR, SYSTEM_CALLS, TRAPS, Code, Violation
 from state import RED_ZONE, START_DEPTH, Solver, State, describe
 from values import Bytes, normal, operate, signed, symbol
 
-#: More states than any of our programs has. A program without end stops here.
+#: More states than our programs have. Exploration of a program that never converges stops here.
 MOST_STATES = 20_000
 
 
 class NewTarget(Exception):
-    """A call by a register leads to a function that was not known."""
+    """A call through a register reaches a function that was not known."""
 
     def __init__(self, call, function):
         self.call, self.function = call, function
 
 
 class Executor:
-    """Runs one instruction on a state."""
+    """Executes one instruction on a state."""
 
     def __init__(self, code, numbers):
         self.code, self.abi = code, code.program.architecture
         self.names = {number: name for name, number in numbers.items()}
-        #: Where each call is made, and with which arguments.
+        #: The addresses at which each system call is made.
         self.calls = {}
         self.executed = set()
         self.lowest_stack, self.lowest_start, self.instructions = PAGE_END, 0, 0
 
     def step(self, state):
-        """The states behind one instruction, each with how it came there: by `run`, `call` or `trap`."""
+        """The states after one instruction, each with its kind: `run`, `call` or `trap`."""
         instruction = self.code.instructions[state.address]
         self.instructions += 1
         self.executed.add(state.address)
@@ -59,7 +59,7 @@ class Executor:
                 return state.load(place.offset, place.size)
 
             def jump(to, state, scratch):
-                """To another instruction, or to another operation of this one."""
+                """Continues at another instruction, or at another operation of this one."""
                 if to.space == "const":
                     todo.append((state, index - 1 + signed(to.offset, 8 * to.size), scratch))
                     return []
@@ -170,7 +170,7 @@ class Executor:
         return [("call", one) for one in done]
 
     def _write(self, state, call, values):
-        """Does what the kernel does to memory."""
+        """Models the kernel's writes to memory."""
         if call.writes:
             argument, distance, size = call.writes
             start = values[argument] + distance
@@ -178,8 +178,8 @@ class Executor:
         state.is_released |= call.releases
 
     def _return(self, state, call, instruction, is_error=None):
-        """Does what the kernel does to registers. The result may be any. Where a bit says whether it is an errno, this
-        is done for both."""
+        """Models the kernel's writes to registers. The result is unknown. Where a bit marks an errno, the caller does this
+        for both values of the bit."""
         for register in self.abi.changed:
             _, size = self.code.lifter.registers[register]
             state.set(register, state.fresh(f"{register}@{instruction.address:x}", 8 * size))
@@ -199,14 +199,14 @@ class Executor:
 
 
 class Edge:
-    """From one state to another: how many instructions, which calls, and whether a cursor was moved or made."""
+    """A step between two states: the number of instructions, the calls, and whether a cursor moved or was created."""
 
     def __init__(self, to, instructions, calls, cursor):
         self.to, self.instructions, self.calls, self.cursor = to, instructions, calls, cursor
 
 
 class Exploration:
-    """All states of a program, at junctions, and the edges between them."""
+    """All states of a program at junctions, and the edges between them."""
 
     def __init__(self, program, lifter, numbers):
         self.program, self.solver = program, Solver()
@@ -268,8 +268,8 @@ class Exploration:
                 raise
 
     def _check_loops(self):
-        """Every loop has to come to an end, or to be one of those of the contract. A loop may walk along the start
-        stack, which ends: then a cursor moves on in it, and none is made anew."""
+        """Checks that each loop ends or is allowed by the contract. A loop over the start stack ends, because the start
+        stack does: in such a loop a cursor moves, and no cursor is created."""
         repeated = {address for name in spec.REPEATED for address in self.executor.calls.get(name, ())}
         graph = {key: [e for e in edges if e.to is not None] for key, edges in self.edges.items()}
         calm = {key: [e for e in edges if not repeated & set(e.calls)] for key, edges in graph.items()}
@@ -291,7 +291,7 @@ class Exploration:
 
 
 def components(graph):
-    """The strongly connected components: for each node, one node that stands for its component (Tarjan)."""
+    """The strongly connected components (Tarjan): maps each node to a representative of its component."""
     index, low, component, path, on_path = {}, {}, {}, [], set()
     for root in graph:
         if root in index:

@@ -1,4 +1,4 @@
-"""The program as machine code: the file, its architecture, its instructions and what leads where."""
+"""The program as machine code: the file, its architecture, its instructions and its control flow."""
 
 import re
 import struct
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 TEXT, PAGE, PAGE_END, SHED = 0x400000, 0x410000, 0x411000, 0x420000  # pause.ld
-#: The upper half of the private page is stack, the lower is data.
+#: The upper half of the private page is the stack, the lower half is data.
 STACK_FLOOR = PAGE + 2048
 
 
 class Violation(Exception):
-    """The program may do what the contract does not allow. `broken` names the property."""
+    """The program can break the contract. `broken` is the property that it breaks."""
 
     def __init__(self, broken, text):
         super().__init__(text)
@@ -19,13 +19,13 @@ class Violation(Exception):
 
 
 class BadInput(Exception):
-    """Nothing could be proved of this file."""
+    """The file is not a program that can be proved or refuted."""
 
 
 class Architecture(NamedTuple):
-    """What the ABI says: see src/arch, which has the sources. Registers have the names of SLEIGH."""
+    """The ABI of an architecture, from src/arch, which names the sources. Registers have SLEIGH's names."""
 
-    name: str  # as in the name of the file, pause-linux-NAME
+    name: str  # pause-linux-NAME
     source: str  # src/arch/SOURCE.rs
     machine: int  # e_machine in the ELF header
     language: str  # of SLEIGH
@@ -35,14 +35,13 @@ class Architecture(NamedTuple):
     number: str
     arguments: list
     result: str
-    changed: list  # what else a system call changes
-    registers: list  # all that a program can name: those are compared with a processor
-    emulator: str = ""  # qemu's name of the architecture; without one, ptrace on this machine steps
+    changed: list  # other registers that a system call clobbers
+    registers: list  # the general registers, which compare.py compares, in the order of gdb
+    emulator: str = ""  # qemu's name for the architecture; empty for the one that runs natively
     counter: str = "pc"  # the program counter
-    gdb_numbers: dict = {}  # of registers whose number in gdb is not their place in `registers`, then the counter
-    state_of_error: str = ""  # the register whose lowest bit says that the result is an errno
+    gdb_numbers: dict = {}  # gdb's numbers of registers that differ from their index in `registers`
+    state_of_error: str = ""  # the register whose lowest bit marks the result as an errno
     has_memory_end: bool = False  # MEMORY_END in src/arch
-
 
     def gdb_number(self, register):
         """The number of a register in gdb's description of the architecture (gdb/features in gdb's source)."""
@@ -81,7 +80,7 @@ ARCHITECTURES = [
                  gdb_numbers={"pc": 1} | {f"r{number}": 2 + number for number in range(16)}),
 ]
 
-# SLEIGH's names for what enters the kernel, and for what stops the program.
+# SLEIGH's names for system call instructions, and for traps.
 SYSTEM_CALLS = {"syscall", "CallSupervisor", "software_interrupt", "ecall", "swi", "svc"}
 TRAPS = {"invalidInstructionException", "UndefinedInstructionException", "software_udf", "trap", "ebreak", "unimp",
          "break", "trapWord"}
@@ -95,7 +94,7 @@ class Program(NamedTuple):
 
 
 def read_program(path):
-    """Reads the ELF header, and compares the segments with what the proof takes for granted."""
+    """Reads the ELF header, and checks that the segments are those that the proof assumes."""
     try:
         text = open(path, "rb").read()
     except OSError as error:
@@ -136,7 +135,7 @@ def system_calls(architecture):
 
 
 class Place(NamedTuple):
-    """Where an operation reads or writes: `space` is const, register, unique (for one instruction) or ram."""
+    """An operand. `space` is const, register, unique (temporary, within one instruction) or ram."""
 
     space: str
     offset: int
@@ -144,7 +143,7 @@ class Place(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """An operation of P-code, as in SLEIGH's documentation. `name` tells one kind of CALLOTHER from another."""
+    """A P-code operation (SLEIGH documentation). `name` is the kind of a CALLOTHER."""
 
     code: str
     inputs: tuple
@@ -153,7 +152,7 @@ class Operation(NamedTuple):
 
 
 class Instruction:
-    """One instruction, as operations, and where it leads without looking at values."""
+    """One instruction as P-code operations, with its static control flow."""
 
     def __init__(self, address, size, text, operations):
         self.address, self.size, self.text, self.operations = address, size, text, operations
@@ -164,7 +163,7 @@ class Instruction:
             self.enters_kernel |= operation.name in SYSTEM_CALLS
             self.traps |= operation.name in TRAPS
             if self.enters_kernel or self.traps:
-                del operations[index + 1 :]  # SLEIGH's picture of what the kernel does
+                del operations[index + 1 :]  # SLEIGH's model of the kernel
                 break
             if code in ("BRANCH", "CBRANCH") and first.space != "const":
                 self.targets.add(first.offset)
@@ -183,7 +182,7 @@ class Instruction:
 
 
 class SleighLifter:
-    """Lifts by SLEIGH, the language of Ghidra, which has all our architectures but s390x."""
+    """Lifts with SLEIGH, Ghidra's processor language. It has all our architectures except s390x."""
 
     def __init__(self, program):
         import pypcode
@@ -197,7 +196,7 @@ class SleighLifter:
         code = self.program.text[address - TEXT : address - TEXT + 16]
         architecture = self.program.architecture.name
         if architecture == "riscv64" and code[:2] == b"\0\0":
-            # c.unimp, which SLEIGH does not know.
+            # c.unimp, which SLEIGH lacks.
             return Instruction(address, 2, "c.unimp", [Operation("CALLOTHER", (), None, "trap")])
         try:
             lifted = self.context.translate(code, address, max_instructions=1).ops
@@ -205,13 +204,13 @@ class SleighLifter:
         except self.bad_data as error:
             raise Violation("control flow", f"{address:#x} is not an instruction: {error}") from error
         operations = []
-        for operation in lifted[1:]:  # The first one is a mark.
+        for operation in lifted[1:]:  # The first one is IMARK.
             inputs = tuple(Place(node.space.name, node.offset, node.size) for node in operation.inputs)
             output = operation.output and Place(operation.output.space.name, operation.output.offset, operation.output.size)
             name = ""
             if operation.opcode.name == "CALLOTHER":
                 name = operation.inputs[0].getUserDefinedOpName()
-                if name == "setISAMode":  # of Arm: control flow shows whether an address is odd
+                if name == "setISAMode":  # Arm: the program has no Thumb code
                     continue
             if architecture == "loong64" and listed.mnem.endswith(".d") and inputs[1:] == (Place("const", 0x1F, inputs[0].size),):
                 # SLEIGH cuts the distance of a shift of 64 bits to five bits; it has six
@@ -230,10 +229,10 @@ def lifter_of(program):
 
 
 class Code:
-    """The instructions that the program reaches from its entry point, by control flow that does not depend on values.
+    """The instructions that are reachable from the entry point by static control flow.
 
-    A call is followed by the next instruction only if the function returns. `found` has the targets of calls by a
-    register, as pairs of the addresses of the instruction and of the function: execution has found them earlier."""
+    The instruction after a call is reachable only if the function can return. `found` has the targets of calls through a
+    register, which execution has found, as pairs of the call's and the function's address."""
 
     def __init__(self, program, lifter, found=frozenset()):
         self.program, self.lifter = program, lifter
@@ -268,10 +267,10 @@ class Code:
                 raise Violation("control flow", f"instructions overlap at {one.address:#x} and {two.address:#x}")
         self.size = sum(instruction.size for instruction in in_order)
         every = self.instructions.values()
-        #: Where states are compared: wherever paths may meet.
+        #: Where paths can meet. States are compared there.
         self.junctions = {program.entry} | self.indirect_targets
         self.junctions.update(*(i.targets | i.calls for i in every), (i.next for i in every if i.targets))
-        #: Where loops may begin.
+        #: Targets of backward jumps.
         self.loop_heads = {target for i in every for target in i.targets if target <= i.address}
         self.live = self._live_registers()
 
@@ -286,8 +285,8 @@ class Code:
         return self.instructions[address]
 
     def _live_registers(self):
-        """For each instruction, the bytes of registers that may be read from there on before they are written.
-        What is not among them is forgotten. To forget is sound, even were this wrong."""
+        """The live register bytes before each instruction. The executor forgets the others. Forgetting makes a state more
+        general, so it stays sound even if this were wrong."""
         abi = self.program.architecture
         span = lambda name: set(range(self.lifter.registers[name][0], sum(self.lifter.registers[name])))
         reads, writes, successors = {}, {}, {}

@@ -1,7 +1,6 @@
-"""Values: whole numbers, or bit vectors of z3 where something is unknown; and the operations on them.
+"""Values and P-code operations on them. A value is an integer, or a z3 bit vector if part of it is unknown.
 
-An operation of P-code stands in two tables, one for numbers and one for bit vectors. `check_operations`
-compares the two."""
+Each operation has an entry in two tables, one for integers and one for bit vectors. `check_operations` compares them."""
 
 import random
 
@@ -19,7 +18,7 @@ def symbol(name, bits):
 
 
 def number_of(expression):
-    """Equal for equal expressions. z3 gives a number anew once nothing refers to an expression: so it is kept."""
+    """An identity that is equal for equal expressions. The expression is kept alive, because z3 reuses identities."""
     try:
         return expression.number
     except AttributeError:
@@ -53,7 +52,7 @@ def symbols_of(expression):
 
 
 def normal(expression):
-    """The simplest form: a number, where it is one."""
+    """Simplifies an expression. Returns an integer if it is constant."""
     expression = z3.simplify(expression)
     return expression.as_long() if z3.is_bv_value(expression) else expression
 
@@ -69,7 +68,7 @@ def vector(value, bits):
 
 
 def constant_part(expression):
-    """What is left of a sum without its unknowns, as a signed number."""
+    """The constant part of a sum, as a signed number."""
     zeros = [(symbol(n, 0), z3.BitVecVal(0, symbol(n, 0).size())) for n in symbols_of(expression)]
     rest = z3.simplify(z3.substitute(expression, *zeros))
     return signed(rest.as_long(), rest.size())
@@ -84,7 +83,7 @@ def difference(a, b):
     if key not in _differences:
         rest = z3.simplify(a - b)
         if not z3.is_bv_value(rest) and symbols_of(a) == symbols_of(b):
-            # One number if it is the one that zeros give, which the solver has to find where z3 cannot simplify.
+            # If it is constant, it equals its value for zeros. z3 cannot always simplify it, so ask the solver.
             at_zero = z3.BitVecVal(constant_part(rest), rest.size())
             solver = z3.SimpleSolver()
             solver.add(rest != at_zero)
@@ -98,8 +97,7 @@ def _overflows(total, bits):
     return not -(1 << bits - 1) <= total < 1 << bits - 1
 
 
-# The operations on numbers: of inputs a and b, whose size is n bits, with a result of m bits. What is
-# too long is cut off.
+# Operations on integers: inputs a and b of n bits, and a result that is truncated to m bits.
 NUMBERS = {
     "COPY": lambda a, n, m: a,
     "INT_ADD": lambda a, b, n, m: a + b,
@@ -135,7 +133,7 @@ NUMBERS = {
 
 
 def _shift_left(a, b, n, m):
-    # A multiplication, which z3 simplifies together with the sums that addresses are.
+    # As a multiplication, which z3 simplifies better within sums.
     return a * z3.BitVecVal(1 << b.as_long(), m) if z3.is_bv_value(b) else a << b
 
 
@@ -152,7 +150,7 @@ def _leading_zeros(a, n, m):
     return count
 
 
-# The same operations on bit vectors. Those that are missing give an unknown.
+# The same operations on bit vectors. A missing operation gives an unknown.
 VECTORS = {
     "COPY": lambda a, n, m: a,
     "INT_ADD": lambda a, b, n, m: a + b,
