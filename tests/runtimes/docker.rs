@@ -123,8 +123,11 @@ fn pause_runs_with_other_options() {
     let Some(docker) = Docker::new() else { return };
     let version = format!("pause {}\n", env!("CARGO_PKG_VERSION"));
     for options in [&[][..], &["--user", "999"], &["--read-only", "--cap-drop", "ALL"]] {
-        let run = [&["run", "--rm"], options, &[PAUSE, "-v"]].concat();
-        assert_eq!(docker.run(&run), version);
+        // From the log: `docker run` itself may lose the output of a container that ends before it is attached.
+        docker.run(&[&["run", "--detach", "--name", "version"], options, &[PAUSE, "-v"]].concat());
+        assert_eq!(docker.run(&["wait", "version"]), "0\n");
+        assert_eq!(docker.run(&["logs", "version"]), version);
+        docker.run(&["rm", "version"]);
     }
     // Under our profile, as PID 1 and not.
     docker.cage.write("/run/seccomp.json", seccomp::shipped().to_string());

@@ -333,7 +333,10 @@ fn docker_loads_and_runs() {
     assert_eq!(shown[0]["Id"], format!("sha256:{}", config(&dist).0));
     assert_is_config(&shown[0]["Config"], &dist);
     // As kubeadm runs it: with an argument, as another user, and without rights.
-    let arguments = ["run", "--rm", "--network", "none", "--read-only", "--user", "999"];
-    let version = docker(&[&arguments[..], &["--cap-drop", "ALL", NAME, "-v"]].concat());
-    assert_eq!(version, format!("pause {TAG}\n"));
+    let arguments = ["run", "--detach", "--name", "version", "--network", "none", "--read-only"];
+    docker(&[&arguments[..], &["--user", "999", "--cap-drop", "ALL", NAME, "-v"]].concat());
+    assert_eq!(docker(&["wait", "version"]), "0\n");
+    // From the log: `docker run` itself may lose the output of a container that ends before it is attached.
+    assert_eq!(docker(&["logs", "version"]), format!("pause {TAG}\n"));
+    docker(&["rm", "version"]);
 }
