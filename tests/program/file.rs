@@ -160,7 +160,7 @@ fn cannot_be_linked_with_what_it_must_not_have() {
              extern \"C\" fn f() -> *mut u8 { &raw mut WRITTEN }\n\
              #[used] #[unsafe(link_section = \".elf_header\")]\n\
              static USED: extern \"C\" fn() -> *mut u8 = f;",
-            &["pause has a static that is written to"],
+            &["pause has a static that is writable"],
         ),
     ] {
         let folder = copy_of_sources();
