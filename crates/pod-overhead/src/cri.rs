@@ -355,6 +355,10 @@ fn explain(status: Status, what: &str) -> Error {
     if is(&["no space left on device"]) {
         return anyhow!("a file system of the runtime is full: {message}");
     }
+    // A connection that breaks in the middle of a call.
+    if is(&["transport error", "h2 protocol error", "broken pipe", "Connection reset"]) {
+        return anyhow!("could not {what}: the runtime has gone away: {message}");
+    }
     match status.code() {
         Code::PermissionDenied => anyhow!("could not {what}: {message}: run this as root"),
         Code::Unavailable => anyhow!("could not {what}: the runtime has gone away: {message}"),

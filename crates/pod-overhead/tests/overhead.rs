@@ -324,13 +324,16 @@ fn full_disk_leaves_no_pods() {
     let Some(node) = Node::new(PAUSE) else { return };
     let mut job = node.begin();
     let resize = |size: &str| {
-        node.cage.run(&["mount", "-o", &format!("remount,size={size}"), "/var/lib"]);
+        let option = format!("remount,size={size}");
+        node.cage.output(&["mount", "-o", &option, "/var/lib"]).status.success()
     };
-    // tmpfs rounds down to what is used, so nothing more fits.
-    let used = node.cage.run(&["sh", "-c", "df -k /var/lib | awk 'NR == 2 { print $3 }'"]);
-    resize(&format!("{}k", used.trim()));
+    // To what is used, so nothing more fits. tmpfs refuses less, if something was written meanwhile.
+    until("the file system is full", || {
+        let used = node.cage.run(&["sh", "-c", "df -k /var/lib | awk 'NR == 2 { print $3 }'"]);
+        resize(&format!("{}k", used.trim()))
+    });
     assert_eq!(job.end().code(), Some(1));
-    resize("50%");
+    assert!(resize("50%"));
     let error = node.error();
     assert!(error.contains("a file system of the runtime is full"), "{error}");
     // What could not be removed on a full disk, the next start removes.
