@@ -17,8 +17,8 @@ pub const VERSION_LENGTH: usize = concat!("pause ", env!("CARGO_PKG_VERSION"), "
 /// A message. All have the same length, so no code has to load it.
 type Message = [u8; 18];
 
-/// All memory that the kernel reads. One register reaches all of it; separate statics would each need
-/// instructions for an address.
+/// All constant data, in one struct so that one register reaches all of it. Separate statics would each need
+/// instructions to load their address.
 #[repr(C)]
 pub struct Constants {
     /// The signals that pause blocks and waits for. SIGTERM and SIGINT end it. SIGCHLD announces that a

@@ -92,7 +92,7 @@ pub struct MemoryMap {
 const NO_FILE: u32 = u32::MAX;
 
 impl MemoryMap {
-    /// Sets all addresses: the stack to `page`, and the rest to `text`.
+    /// Sets `end_code` and `start_stack` to `page`, and all other addresses to `text`.
     ///
     /// The kernel requires each address to be valid (`validate_prctl_map_addr` in `kernel/sys.c`). Because
     /// `brk` is not in the page, /proc/PID/maps shows it as `[stack]` and not as `[heap]`.
