@@ -21,7 +21,7 @@ private_apt() {
     archive=$(
         . /etc/os-release
         apt-get indextargets --format '$(CREATED_BY) $(CODENAME) $(REPO_URI)' |
-            awk -v codename="$VERSION_CODENAME" '$1 == "Packages" && $2 == codename { print $3; exit }'
+            awk -v codename="$VERSION_CODENAME" '$1 == "Packages" && $2 == codename && !found++ { print $3 }'
     )
     [ -n "$archive" ] || { echo "$0: apt's sources do not have this system's release" >&2; exit 1; }
 

@@ -33,7 +33,7 @@ leave_rustc() {
 
 # The first dependency of package $1 whose name starts with $2.
 dependency() {
-    apt-cache depends "$1" | awk -v name="^$2" '$1 == "Depends:" && $2 ~ name { print $2; exit }'
+    apt-cache depends "$1" | awk -v name="^$2" '$1 == "Depends:" && $2 ~ name && !found++ { print $2 }'
 }
 
 unpack_debian_rustc() {

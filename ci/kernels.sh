@@ -102,11 +102,14 @@ END
 
 # Writes the kernel of a file to stdout. For some architectures it is compressed in a file that starts as a
 # program for EFI ("zboot"): the offset and the size are the third and the fourth word of its header.
+#
+# Here and elsewhere, every command in a pipe reads its input to the end. Otherwise SIGPIPE would end the command
+# before it, sometimes, and with `pipefail` the script would end without a message.
 unpack_kernel() {
     local header
     read -r -a header < <(od -A n -t u4 -N 16 "$1")
     if [ "$(od -A n -t x1 -j 4 -N 4 "$1")" = ' 7a 69 6d 67' ]; then # "zimg"
-        tail -c "+$((header[2] + 1))" "$1" | head -c "${header[3]}" | "$dir/qemu/run" zstd -d
+        head -c "$((header[2] + header[3]))" "$1" | tail -c "${header[3]}" | "$dir/qemu/run" zstd -d
     else
         cat "$1"
     fi
@@ -121,11 +124,11 @@ fetch_kernels() {
     for line in "${@:1:$#-1}"; do
         read -r id _ _ image _ <<<"$line"
         kernel=$(apt-cache depends --important "$image:$arch" |
-            awk '$1 == "Depends:" && /linux-image-/ { sub(/:.*/, "", $2); print $2; exit }')
+            awk '$1 == "Depends:" && /linux-image-/ && !found++ { sub(/:.*/, "", $2); print $2 }')
         [ -n "$kernel" ] || { echo "$0: $release has no $image:$arch" >&2; exit 1; }
         # Newer releases have the kernel itself in a package that this one depends on.
         binary=$(apt-cache depends --important "$kernel:$arch" |
-            awk '$1 == "Depends:" && /linux-binary-/ { sub(/:.*/, "", $2); print $2; exit }')
+            awk '$1 == "Depends:" && /linux-binary-/ && !found++ { sub(/:.*/, "", $2); print $2 }')
         kernel=${binary:-$kernel}
         (cd "$downloads" && apt-get -qq download "$kernel:$arch")
         # Of some 60 MB, mostly modules, only the kernel itself is needed. Its name may end with its
