@@ -5,9 +5,10 @@
 # The image has the same files and settings as the one that podpause-image writes, but not the same digest: each engine
 # archives and compresses layers in its own way.
 
-# The default is for docker without BuildKit, which does not set this argument.
+# Docker without BuildKit does not set BUILDPLATFORM, so it has a default.
 FROM --platform=${BUILDPLATFORM:-linux/amd64} rust:1.95.0 AS build
-# Those of `podpause-image --list-platforms`. This layer and the next serve each platform.
+# The targets that `podpause-image --list-platforms` prints. The layers up to ARG TARGETPLATFORM are the same for all
+# platforms.
 RUN rustup target add x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu \
     armv7-unknown-linux-gnueabihf powerpc64le-unknown-linux-gnu s390x-unknown-linux-gnu \
     riscv64gc-unknown-linux-gnu loongarch64-unknown-linux-gnu i686-unknown-linux-gnu

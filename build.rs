@@ -1,9 +1,10 @@
-//! Compiles the program once, with flags of its own; and once more for each platform whose feature is
-//! on.
+//! Compiles the program for this crate's target, with fixed compiler flags instead of cargo's. Compiles it
+//! again for each other platform whose feature is on.
 //!
-//! Everything that has the program has the bytes that are made here: `podpause::ELF`, the `pause`
-//! that cargo links (`src/embedded.rs`), the tests, the image. They depend on the source and the
-//! compiler, not on the profile, RUSTFLAGS, the folder, or the crate that depends on this one.
+//! `podpause::ELF` and the `pause` that cargo links (`src/embedded.rs`) are made here. The image tool compiles
+//! with the same function, so its programs have the same bytes. The bytes depend on the source, the
+//! compiler and the target. They do not depend on the profile, RUSTFLAGS, the directory, or the crate that
+//! depends on this one.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -23,7 +24,7 @@ fn main() {
     let out = PathBuf::from(var("OUT_DIR"));
     compile_programs(&root, &out);
 
-    // These are understood by a C compiler that links, and by a linker alike.
+    // The linker may be a C compiler or a linker proper. Both understand these arguments.
     for argument in ["-nostdlib", "-static", "-T"] {
         println!("cargo:rustc-link-arg-bins={argument}");
     }
@@ -80,7 +81,7 @@ fn unsupported(root: &Path) -> Option<String> {
     if !root.join(&source).exists() {
         return Some(format!("pause does not support {arch} yet; add {source}"));
     }
-    // Of the ABIs of one architecture, each file in src/arch is written for one.
+    // Each file in src/arch supports only one of the ABIs of its architecture.
     let abi = match arch.as_str() {
         "s390x" => ("big", "64"),
         "arm" | "x86" => ("little", "32"),
@@ -103,5 +104,6 @@ fn unsupported(root: &Path) -> Option<String> {
 
 /// An environment variable that cargo sets for a build script.
 fn var(name: &str) -> String {
-    env::var(name).unwrap_or_else(|error| panic!("{name}: {error}; cargo sets it"))
+    env::var(name)
+        .unwrap_or_else(|error| panic!("{name}: {error}; run this build script through cargo"))
 }

@@ -8,8 +8,8 @@
 # (and on *-musl, RUSTFLAGS="-Clinker=rust-lld -Clink-self-contained=no"). No C toolchain is needed.
 #
 # If rustup can fetch the targets, this adds them to the current toolchain. Otherwise it unpacks Debian's rustc-web
-# to DIR and builds libcore for each target from that compiler's source. It installs nothing. It keeps what is there,
-# so you can run it again for more targets.
+# to DIR and builds libcore for each target from that compiler's source. It installs no package. It keeps what is in
+# DIR, so you can run it again for more targets.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then
@@ -20,15 +20,15 @@ mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 shift
 work=$dir/work
-tree=$dir/toolchain                            # in the layout that rustc looks for
+tree=$dir/toolchain                            # in the layout that rustc expects
 host=$(rustc -vV | sed -n 's/^host: //p')
-rustup=$(rustc --print sysroot)                # its cargo and its rust-lld serve both ways
+rustup=$(rustc --print sysroot)                # the current toolchain: both methods use its rust-lld
 
 # Creates DIR/rustc, which runs the command in the arguments.
 leave_rustc() {
     { echo '#!/bin/sh'; printf 'exec'; printf ' %q' "$@"; echo ' "$@"'; } > "$dir/rustc.new"
     chmod +x "$dir/rustc.new"
-    mv "$dir/rustc.new" "$dir/rustc" # at once, or not at all
+    mv "$dir/rustc.new" "$dir/rustc" # atomically
 }
 
 # The first dependency of package $1 whose name starts with $2.
@@ -47,7 +47,7 @@ unpack_debian_rustc() {
         rustc-web rust-web-src libstd-rust-web-dev "$std" "$llvm")
     for package in "$work"/*.deb; do
         case $package in
-            */rust-web-src_*) what='./usr/src/rustc-*/library' ;; # of a great many files
+            */rust-web-src_*) what='./usr/src/rustc-*/library' ;; # the only directory needed of many
             *) what='./usr/*' ;;
         esac
         dpkg --fsys-tarfile "$package" | tar -x -C "$work/root" --wildcards "$what"
@@ -62,7 +62,7 @@ unpack_debian_rustc() {
     leave_rustc env "LD_LIBRARY_PATH=$tree/lib" "$tree/bin/rustc"
 }
 
-# Builds libcore for these targets, as the only dependency of a crate.
+# Builds libcore for these targets, by compiling an empty crate: libcore is its only dependency.
 build_libcore() {
     local target flags=()
     for target in "$@"; do
@@ -85,14 +85,14 @@ build_libcore() {
     rm -rf "$work"
 }
 
-# Targets that rustup fetched before it failed stay in its toolchain, unused.
+# If rustup fails, the targets that it has fetched by then stay in its toolchain, unused.
 if [ ! -d "$tree" ] && command -v rustup > /dev/null; then
     if RUST_BACKTRACE=0 rustup target add "$@"; then
         leave_rustc "$rustup/bin/rustc"
         echo "$dir/rustc: $("$dir/rustc" -V), with targets of rustup"
         exit
     fi
-    echo "rustup has not all of them: taking rustc-web of Debian"
+    echo "rustup could not add all targets: using Debian's rustc-web"
 fi
 [ -d "$tree" ] && [ -x "$dir/rustc" ] || unpack_debian_rustc
 missing=()

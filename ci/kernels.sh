@@ -6,7 +6,7 @@
 #
 # creates DIR/ID/vmlinuz for each kernel, DIR/ARCH.busybox for each architecture, DIR/uml and DIR/qemu. ID is a kernel
 # in tests/kernels/machines.toml. Without an ID, this fetches the kernels that the tests boot by default; with
-# --weekly, all of them. It keeps what is there, and needs no network if nothing is missing.
+# --weekly, all of them. It keeps what is in DIR, and needs no network if nothing is missing.
 #
 # It installs nothing, so any user can run it: see apt.sh. DIR/qemu has the emulators with the libraries of their own
 # release, so they run on any Debian release, and an installed qemu stays as it is:
@@ -30,7 +30,7 @@ mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 shift
 
-# A line for each kernel: its id, architecture, releases, package, and how often it is booted.
+# A line for each kernel: its ID, architecture, releases, package, and whether it is booted by default or weekly.
 table=$(awk '
     /^\[/ { end_of_item(); kind = $1 }
     $2 == "=" { gsub(/"/, "", $3); item[$1] = $3 }
@@ -55,7 +55,7 @@ case ${1-} in
     *) wanted=$* ;;
 esac
 
-# in_turn RELEASE,RELEASE... COMMAND...: runs the command with each release, until it succeeds.
+# in_turn RELEASE,RELEASE... COMMAND...: runs the command with one release after the other, until it succeeds.
 in_turn() {
     local releases=$1 release status=1
     shift
@@ -79,7 +79,7 @@ fetch_emulators() {
     for package in "$dir"/apt/cache/archives/*.deb; do
         dpkg --extract "$package" "$root"
     done
-    # Keeps only the libraries, the firmware and the needed programs of some 500 MB.
+    # Of some 500 MB, keeps only the libraries, the firmware and the programs that are needed.
     mkdir -p "$root/kept/usr/bin" "$root/kept/usr/share"
     for program in $(sed -n 's/^qemu = \["\(qemu-system-[^"]*\)".*/\1/p' "$machines") zstd; do
         mv "$root/usr/bin/$program" "$root/kept/usr/bin/"
@@ -89,7 +89,7 @@ fetch_emulators() {
     loader=$(cd "$root/kept" && echo usr/lib/*-linux-gnu/ld-linux*.so.*)
     cat >"$root/kept/run" <<END
 #!/bin/sh
-# run PROGRAM ARGUMENT...: runs one of usr/bin with the loader and the libraries of its own release.
+# run PROGRAM ARGUMENT...: runs a program of usr/bin with the loader and the libraries of its own release.
 root=\$(cd "\$(dirname "\$0")" && pwd)
 program=\$root/usr/bin/\$1
 shift
@@ -100,8 +100,8 @@ END
     echo "emulators: $("$dir/qemu/run" qemu-system-x86_64 --version | head -n 1), of $1"
 }
 
-# Writes the kernel of a file to stdout. For some architectures it is compressed in a file that starts as a
-# program for EFI ("zboot"): the offset and the size are the third and the fourth word of its header.
+# Writes the kernel in a file to stdout. For some architectures, the kernel is compressed inside an EFI program (a
+# zboot image). The third word of that program's header is the offset of the compressed kernel, the fourth its size.
 #
 # Here and elsewhere, every command in a pipe reads its input to the end. Otherwise SIGPIPE would end the command
 # before it, sometimes, and with `pipefail` the script would end without a message.
@@ -115,7 +115,7 @@ unpack_kernel() {
     fi
 }
 
-# fetch_kernels LINE... RELEASE: these lines of the table, which are of one architecture.
+# fetch_kernels LINE... RELEASE: fetches the kernels in these lines of the table. All are for one architecture.
 fetch_kernels() {
     local release=${*: -1} line id arch image kernel binary downloads=$dir/apt/downloads
     read -r _ arch _ <<<"$1"
@@ -126,13 +126,13 @@ fetch_kernels() {
         kernel=$(apt-cache depends --important "$image:$arch" |
             awk '$1 == "Depends:" && /linux-image-/ && !found++ { sub(/:.*/, "", $2); print $2 }')
         [ -n "$kernel" ] || { echo "$0: $release has no $image:$arch" >&2; exit 1; }
-        # Newer releases have the kernel itself in a package that this one depends on.
+        # In newer releases, the kernel itself is in another package, on which this one depends.
         binary=$(apt-cache depends --important "$kernel:$arch" |
             awk '$1 == "Depends:" && /linux-binary-/ && !found++ { sub(/:.*/, "", $2); print $2 }')
         kernel=${binary:-$kernel}
         (cd "$downloads" && apt-get -qq download "$kernel:$arch")
         # Of some 60 MB, mostly modules, only the kernel itself is needed. Its name may end with its
-        # version, and starts with vmlinux where it is not compressed.
+        # version, and starts with vmlinux if it is not compressed.
         dpkg --fsys-tarfile "$downloads/$kernel"_*.deb |
             tar -x -O --wildcards './*/vmlinu[xz]*' >"$downloads/vmlinuz"
         mkdir -p "$dir/$id"

@@ -3,14 +3,12 @@
 #
 #     ci/kubernetes.sh DIR
 #
-# creates in DIR the programs from which the suite starts a node:
+# creates DIR/etcd, DIR/kube-apiserver, DIR/kube-controller-manager, DIR/kube-scheduler and DIR/kubelet. It does nothing
+# if all of them exist. The build takes about five minutes of CPU time. These tests start a node from the programs:
 #
 #     PODPAUSE_KUBERNETES=$PWD/DIR cargo test -p kubernetes
 #
-# DIR/etcd, DIR/kube-apiserver, DIR/kube-controller-manager, DIR/kube-scheduler and DIR/kubelet. It does nothing if all
-# of them exist. The build takes about five minutes of CPU time.
-#
-# It needs Go 1.19 of Debian 12 (package golang-go). It installs nothing, so any user can run it. apt checks the
+# The script needs Go 1.19 of Debian 12 (package golang-go). It installs nothing, so any user can run it. apt checks the
 # signatures of source and package: see apt.sh.
 set -euo pipefail
 . "$(dirname "$0")/apt.sh"
@@ -31,7 +29,7 @@ is_complete && exit
 
 work=$dir/work
 rm -rf "$work"
-# apt.sh replaces this trap, so apt's state is in the directory that its trap removes.
+# The trap below replaces the one of private_apt. It removes $work, and with it apt's state.
 private_apt "$work/apt" "$release $(dpkg --print-architecture)"
 trap 'rm -rf "$work"' EXIT
 sed -i 's/^deb \(.*\)/&\ndeb-src \1/' "$work/apt/sources.list"
@@ -41,10 +39,10 @@ cd "$work"
 apt-get -qq download etcd-server
 apt-get -qq --download-only source kubernetes
 [ -e kubernetes_*really"$version".orig.tar.gz ] ||
-    { echo "$0: the source of $release is not of $version: $(ls ./*.orig.tar.gz)" >&2; exit 1; }
+    { echo "$0: the source package of $release is not version $version: $(ls ./*.orig.tar.gz)" >&2; exit 1; }
 
-# GOPATH mode, because this source of 2021 lacks the list of vendored modules that Go 1.19 requires.
-# Debian's patches concern only kubectl.
+# Builds in GOPATH mode, because this source of 2021 lacks the list of vendored modules that Go 1.19 requires.
+# Debian's patches are not applied: they concern only kubectl.
 export GO111MODULE=off GOPATH=$work/go GOCACHE=$work/cache GOFLAGS= CGO_ENABLED=0
 tree=$GOPATH/src/k8s.io/kubernetes
 mkdir -p "$tree" bin
@@ -52,8 +50,8 @@ tar -xzf kubernetes_*.orig.tar.gz -C "$tree" --strip-components 1
 rm kubernetes_*.orig.tar.gz
 cd "$tree"
 
-# The one generated file that the source lacks, as its Makefile.generated_files makes it: from each
-# package that has the tag in any of its files. The API server ends at once if one is missing.
+# Generates the one file that the source lacks, as its Makefile.generated_files would: from every package that has the
+# tag in at least one file. If such a package is left out, the API server exits immediately.
 go build -o "$work/openapi-gen" ./vendor/k8s.io/kube-openapi/cmd/openapi-gen
 packages=$(
     grep -rl --include='*.go' '^// *+k8s:openapi-gen=' pkg cmd staging/src/k8s.io |
@@ -64,7 +62,7 @@ packages=$(
 "$work/openapi-gen" -i "$packages" -p k8s.io/kubernetes/pkg/generated/openapi -O zz_generated.openapi \
     -h vendor/k8s.io/code-generator/hack/boilerplate.go.txt -r "$work/violations"
 
-# Without cloud providers and dockershim. Two packages contain the version.
+# Builds without cloud providers and dockershim. Two packages contain the version.
 flags="-s -w"
 for package in component-base/version client-go/pkg/version; do
     package=k8s.io/kubernetes/vendor/k8s.io/$package

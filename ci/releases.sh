@@ -3,12 +3,12 @@
 #
 #     ci/releases.sh DIR [RELEASE...]
 #
-# creates DIR/RELEASE, the root of a small system. To run tests in it:
+# creates DIR/RELEASE, the root directory of a small system. To run tests in it:
 #
 #     PODPAUSE_ROOT=$PWD/DIR/RELEASE cargo test --test runtimes
 #
-# RELEASE is the name of a Debian release; the default is all that are named below. It keeps what is there. See apt.sh
-# for how packages are fetched.
+# RELEASE is the name of a Debian release; the default is trixie and forky. An existing DIR/RELEASE is kept. apt.sh
+# says how packages are fetched.
 set -euo pipefail
 . "$(dirname "$0")/apt.sh"
 
@@ -33,7 +33,7 @@ fetch() {
     private_apt "$dir/apt" "$release $(dpkg --print-architecture)"
     # shellcheck disable=SC2086 # one word for each package
     apt-get -qq --yes --no-install-recommends --download-only install $packages
-    # Unpacks the links from / to /usr first.
+    # Unpacks base-files first, which has the links from / to /usr.
     for package in "$dir"/apt/cache/archives/{base-files_,}*.deb; do
         dpkg --extract "$package" "$root"
     done
@@ -53,6 +53,6 @@ fetch() {
 }
 
 for release in ${*:-$all}; do
-    # A root that was made before runsc was in the list lacks it.
+    # Fetches a system again if it was made before the list had runsc.
     [ -e "$dir/$release/usr/bin/runsc" ] || (fetch "$release")
 done

@@ -4,9 +4,9 @@
 //! cargo run --example embed
 //! ```
 //!
-//! Two sandboxes start from one memfd and share its page. A container joins the first one, with a PID namespace of its
-//! own, which is the default in Kubernetes. `examples/pod.rs` shows a pod that shares its PID namespace, a volume and an
-//! address.
+//! Two sandboxes start from one memfd and share its page. A container joins the first one. This example
+//! creates no PID namespaces. `examples/pod.rs` shows a pod whose containers share a PID namespace, a volume
+//! and an address.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,8 @@ use std::process::{Command, Stdio};
 
 use podpause::{Namespace, Program};
 
-/// What the containers of a pod share, and a user namespace, in which anybody may make them.
+/// The namespaces that the containers of a pod share, and a user namespace, so that an ordinary user may
+/// create them.
 const SHARED: [Namespace; 4] = [Namespace::User, Namespace::Net, Namespace::Ipc, Namespace::Uts];
 
 fn main() -> io::Result<()> {

@@ -5,11 +5,12 @@
 //! cargo run --example pod -- COMMAND…     runs COMMAND in a pod
 //! ```
 //!
-//! It runs as any user, on Linux 5.9 or newer, and needs no image, no runtime and no other program. It is a
-//! demonstration, not a runtime: a container shares all namespaces of its pod and the machine's files, without limits.
+//! Any user can run it, on Linux 5.9 or newer. It needs no image, no runtime and no other program. It is a
+//! demonstration, not a runtime: a container shares all namespaces of its pod, sees the machine's files, and
+//! has no limits.
 //!
-//! Read `main` first, then the functions below it in order. The containers are this program, executed again under
-//! another name.
+//! Read `main` first, and then the functions below it in order. The containers are this program, executed
+//! again under other names.
 
 use std::env;
 use std::ffi::{CString, OsString};
@@ -38,24 +39,25 @@ const NAMESPACES: [Namespace; 6] = [
     Namespace::Uts,
     Namespace::Mount,
 ];
-/// The address of the pod. It is on the pod's loopback, so it can be any.
+/// The address of the pod. It is on the pod's loopback, so any address will do.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 1, 2, 3);
-/// Where the container `web` listens. In its own network namespace, anybody may use a low port.
+/// The port on which the container `web` listens. In the pod's own namespaces, an ordinary user may use a low
+/// port.
 const PORT: u16 = 80;
 /// The volume: a tmpfs that the containers of the pod share.
 const VOLUME: &str = "/dev/shm";
 /// A file in the volume, to which `web` adds a line at each start.
 const LOG: &str = "/dev/shm/web.log";
-/// How long the network and the kernel may take.
+/// How long the demonstration waits for the network and the kernel.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// An error is a sentence for the person at the terminal.
+/// An error is a text for the person at the terminal.
 type Result<T> = std::result::Result<T, String>;
 
 /// Shows the life of a pod, step by step, or runs a command in a pod.
 ///
-/// The exit status is that of the command, or 128 and the number of the signal that ended it. It is 127
-/// if there is no such command, 126 if it cannot be run, and 125 if the pod failed.
+/// The exit status is that of the command, or 128 plus the number of the signal that ended it. It is 127
+/// if there is no such command, 126 if the command cannot be run, and 125 if the pod failed.
 #[derive(Parser)]
 #[command(name = "pod", bin_name = "cargo run --example pod --", max_term_width = 100)]
 struct Options {
@@ -90,9 +92,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Shows the life of a pod, and checks what it says with what the kernel says.
+/// Shows the life of a pod, and checks each claim against the kernel.
 fn demonstrate() -> Result<()> {
-    // Where nobody reads on, as in `pod | head`, we end without a word, as other programs do.
+    // If the reader of stdout ends, as in `pod | head`, we end silently, as other programs do.
     set_action(libc::SIGPIPE, libc::SIG_DFL);
 
     title("A pod starts: pause is the first process in six new namespaces");
@@ -108,7 +110,7 @@ fn demonstrate() -> Result<()> {
         are_new &= its != ours;
         fact(kind.name(), format!("{:<18} outside {}", its.display(), ours.display()));
     }
-    check("none of them is ours", are_new)?;
+    check("none of them is one of ours", are_new)?;
 
     title("Two containers join: they share a network, a volume and a process list");
     let mut web = pod.start_web()?;
@@ -118,15 +120,15 @@ fn demonstrate() -> Result<()> {
     check("they talk over the pod's loopback", network.starts_with("hello from web"))?;
     check("they share the volume", volume.lines().count() == 1)?;
 
-    title("An orphan is made: a daemon leaves its child behind, which pause adopts");
-    // pause may still be on its way to sleep: it is ready one system call earlier.
+    title("An orphan: a daemon ends and leaves its child behind, which pause adopts");
+    // pause may still be awake: it reports readiness one system call before it sleeps.
     until("pause sleeps", || Ok(pod.process(1)?.state == 'S'))?;
     let switches_before = pod.context_switches()?;
     let (hold, release) = io::pipe().context("pipe")?;
     pod.run("daemon", |command| command.stdin(hold))?;
     let orphan = pod.processes()?.into_iter().find(|process| process.ppid == 1);
     show(&pod.processes()?);
-    // The parent of a container is outside, which the pod sees as 0.
+    // The parent of a container is outside the pod, so the pod sees the parent's id as 0.
     check("the orphan is now a child of PID 1", orphan.is_some())?;
     let orphan = orphan.map(|process| process.pid);
 
@@ -139,7 +141,7 @@ fn demonstrate() -> Result<()> {
     check("no zombie is left", pod.processes()?.iter().all(|process| process.state != 'Z'))?;
     check("pause was not woken", switches == switches_before)?;
 
-    title("What pause takes");
+    title("What pause costs");
     let status = Process::new(pid as i32).and_then(|pause| pause.status()).context("status")?;
     for (field, kib, meaning) in [
         ("VmRSS", status.vmrss, "memory"),
@@ -148,7 +150,8 @@ fn demonstrate() -> Result<()> {
     ] {
         fact(field, format!("{:>2} kB  {meaning}", kib.unwrap_or_default()));
     }
-    // Where the kernel lacks CONFIG_CHECKPOINT_RESTORE, pause works but keeps its first stack.
+    // If the kernel lacks CONFIG_CHECKPOINT_RESTORE, pause works but keeps its start stack, so this check can
+    // fail.
     let page_kib = procfs::page_size() / 1_024;
     check("its own memory is one page", status.rssanon.is_some_and(|kib| kib <= page_kib))?;
 
@@ -157,7 +160,7 @@ fn demonstrate() -> Result<()> {
     fact("web", format!("ended by {}", web.wait().context("wait for web")?));
     let (network, _) = pod.ask_web()?;
     fact("client hears", &network);
-    // Refused by the pod itself: without the address, it would be unreachable.
+    // The pod itself refuses the connection. Without the address, it would be unreachable.
     check("nobody listens, but the address is there", network.contains("refused"))?;
     let mut web = pod.start_web()?;
     let (network, volume) = pod.ask_web()?;
@@ -169,7 +172,7 @@ fn demonstrate() -> Result<()> {
     title("The pod ends by SIGTERM: the kernel kills what is still in it");
     use rustix::process::{Signal, pidfd_send_signal};
     pidfd_send_signal(pod.sandbox.pidfd(), Signal::TERM).context("SIGTERM to pause")?;
-    // PID 1 is not gone before everything in its namespace is reaped, and web is for us to reap.
+    // PID 1 is gone only after everything else in its namespace is reaped, and web is ours to reap.
     let web = web.wait().context("wait for web")?;
     let pause = pod.sandbox.wait().context("wait for pause")?;
     let last_words = io::read_to_string(pod.last_words).context("its last words")?;
@@ -178,16 +181,16 @@ fn demonstrate() -> Result<()> {
     check("pause ended with status 0", pause.code() == Some(0))?;
     check("web did not outlive it", web.signal() == Some(Signal::KILL.as_raw()))?;
 
-    println!("\nAll of this was read from the kernel, and all of it holds.");
+    println!("\nAll of this was read from the kernel, and all checks passed.");
     Ok(())
 }
 
-/// Runs a command as the only container of a pod. Says its exit status, as a shell would.
+/// Runs a command as the only container of a pod. Returns its exit status, as a shell would report it.
 fn run_in_pod(command: &[OsString]) -> Result<u8> {
     let pod = Pod::start()?;
     let folder = env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let mut container = pod.container("command", |run| run.arg(folder).args(command))?;
-    // Ctrl-C and Ctrl-\ reach us, too. We stay to see what the command makes of them.
+    // Ctrl-C and Ctrl-\ reach this program, too. It ignores them, so the command decides whether to end.
     set_action(libc::SIGINT, libc::SIG_IGN);
     set_action(libc::SIGQUIT, libc::SIG_IGN);
     let status = container.wait().context("wait for the command")?;
@@ -195,16 +198,16 @@ fn run_in_pod(command: &[OsString]) -> Result<u8> {
     Ok(status.code().or(signal).unwrap_or(125) as u8)
 }
 
-/// Sets what a signal does.
+/// Sets the action of a signal.
 fn set_action(signal: libc::c_int, action: libc::sighandler_t) {
-    // SAFETY: the actions here are SIG_IGN and SIG_DFL: no code of ours runs in a handler.
+    // SAFETY: the callers pass only SIG_IGN and SIG_DFL, so no code of ours runs in a handler.
     unsafe { libc::signal(signal, action) };
 }
 
-/// The container `command`: goes back to the folder that it is given, and executes the rest.
+/// The container `command`: changes to the directory in its first argument, and executes the other arguments.
 fn command() -> u8 {
     let mut arguments = env::args_os().skip(1);
-    // To join a mount namespace is to stand in its root folder.
+    // Joining a mount namespace changed the working directory to the root directory.
     if let Some(folder) = arguments.next() {
         let _ = env::set_current_dir(folder);
     }
@@ -214,7 +217,7 @@ fn command() -> u8 {
     if error.kind() == ErrorKind::NotFound { 127 } else { 126 }
 }
 
-/// A pod: its pause, and what can be seen of it from outside.
+/// A pod: its sandbox, and what pause writes.
 struct Pod {
     sandbox: Sandbox,
     /// What pause writes to stderr.
@@ -222,12 +225,12 @@ struct Pod {
 }
 
 impl Pod {
-    /// Starts pause in new namespaces, and gives the pod what its containers share.
+    /// Starts pause in new namespaces, and sets up what the pod's containers share.
     fn start() -> Result<Pod> {
         let program = Program::new().context("put pause into memory")?;
         let (last_words, stderr) = io::pipe().context("pipe")?;
         let sandbox = program.sandbox().new_namespaces(NAMESPACES).host_name("pod");
-        // Should this program die, pause shall, and with PID 1 everything in the pod.
+        // If this program dies, pause must die, too. pause is PID 1, so everything in the pod dies with it.
         let sandbox =
             sandbox.stderr(stderr).kill_with_parent().spawn().map_err(|e| e.to_string())?;
         let pod = Pod { sandbox, last_words };
@@ -246,7 +249,7 @@ impl Pod {
         self.sandbox.start(command).context(name)
     }
 
-    /// Runs a container to its end, which must be a success. Returns what it said.
+    /// Runs a container until it ends, and returns its output. It is an error if the container fails.
     fn run(&self, name: &str, with: impl FnOnce(&mut Command) -> &mut Command) -> Result<String> {
         let mut container = self.container(name, |command| with(command).stdout(Stdio::piped()))?;
         let stdout = container.stdout.take().ok_or("no stdout")?;
@@ -257,7 +260,7 @@ impl Pod {
         }
     }
 
-    /// Starts the container `web`, and returns when it listens.
+    /// Starts the container `web`, and returns when `web` listens.
     fn start_web(&self) -> Result<Container> {
         let mut web = self.container("web", |command| command.stdout(Stdio::piped()))?;
         let mut line = String::new();
@@ -267,7 +270,7 @@ impl Pod {
         check("web listens", line == "listening\n").map(|()| web)
     }
 
-    /// Runs the container `client`. Returns what it heard from the network, and read in the volume.
+    /// Runs the container `client`. Returns what the client read from the network and from the volume.
     fn ask_web(&self) -> Result<(String, String)> {
         let said = self.run("client", |command| command)?;
         let (network, volume) = said.split_once('\n').ok_or("client said nothing")?;
@@ -278,7 +281,7 @@ impl Pod {
     fn processes(&self) -> Result<Vec<Stat>> {
         let root = format!("/proc/{}/root/proc", self.sandbox.pid());
         let processes = procfs::process::all_processes_with_root(root).context("processes")?;
-        // A process may end while it is looked at: then it is not in the list.
+        // A process that ends meanwhile is left out of the list.
         let mut list: Vec<_> = processes.filter_map(|process| process.ok()?.stat().ok()).collect();
         list.sort_by_key(|process| process.pid);
         Ok(list)
@@ -289,14 +292,14 @@ impl Pod {
         found.ok_or(format!("the pod has no process {pid}"))
     }
 
-    /// How often pause was given the CPU.
+    /// How often pause has gone to sleep: its voluntary context switches.
     fn context_switches(&self) -> Result<u64> {
         let pause = Process::new(self.sandbox.pid() as i32).and_then(|pause| pause.status());
         pause.context("status")?.voluntary_ctxt_switches.ok_or("no context switches".into())
     }
 }
 
-/// The container `set-up`: mounts the pod's /proc and its volume, and switches its network on.
+/// The container `set-up`: mounts the pod's /proc and volume, and sets up its network.
 fn set_up() -> Result<()> {
     let safe = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("proc", "/proc", "proc", safe, None).context("mount /proc")?;
@@ -307,7 +310,7 @@ fn set_up() -> Result<()> {
 /// Brings up the pod's loopback, with a second address.
 fn set_up_loopback() -> io::Result<()> {
     let address = |address: Ipv4Addr| {
-        let mut data = [0; 14]; // The port, which is 0, and the address.
+        let mut data = [0; 14]; // the port, which is 0, and the address
         data[2..6].copy_from_slice(&address.octets().map(|octet| octet as libc::c_char));
         libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: data }
     };
@@ -318,26 +321,26 @@ fn set_up_loopback() -> io::Result<()> {
     })
 }
 
-/// Sets one thing about a network interface; see netdevice(7).
+/// Sets one property of a network interface. See netdevice(7).
 fn set_interface(
     name: &str,
     request: libc::c_ulong,
     set: impl FnOnce(&mut libc::__c_anonymous_ifr_ifru),
 ) -> io::Result<()> {
-    // SAFETY: `ifreq` is made of integers and of a pointer, all of which may be zero.
+    // SAFETY: `ifreq` consists of integers and a pointer, all of which may be zero.
     let mut argument: libc::ifreq = unsafe { std::mem::zeroed() };
-    // The name is shorter than its room: a zero byte follows.
+    // The name is shorter than the array, so a zero byte follows it.
     for (to, from) in argument.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
     set(&mut argument.ifr_ifru);
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?; // Any socket will do.
-    // SAFETY: these requests read an `ifreq`, which `argument` is, and which lives until they return.
+    // SAFETY: these requests read an `ifreq`. `argument` is one, and lives until the call returns.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), request as _, &raw const argument) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The container `web`: notes in the volume that it starts, and answers on the network.
+/// The container `web`: adds a line to the log in the volume, and answers on the network.
 fn web() -> Result<()> {
     let listener = TcpListener::bind((ADDRESS, PORT)).context("web: listen")?;
     let log = OpenOptions::new().append(true).create(true).open(LOG);
@@ -351,7 +354,7 @@ fn web() -> Result<()> {
     }
 }
 
-/// The container `client`: reports what `web` says on the network, and what it wrote in the volume.
+/// The container `client`: prints what `web` says on the network, and what `web` wrote in the volume.
 fn client() -> Result<()> {
     let web = SocketAddr::from((ADDRESS, PORT));
     let mut heard = String::new();
@@ -364,7 +367,7 @@ fn client() -> Result<()> {
     Ok(())
 }
 
-/// The container `daemon`: starts a process, and ends before it.
+/// The container `daemon`: starts a process, and ends before that process does.
 fn daemon() -> Result<()> {
     let mut orphan = Command::new("/proc/self/exe");
     orphan.arg0("orphan").stdout(Stdio::null()).spawn().context("daemon: start a process").map(drop)
@@ -383,7 +386,7 @@ fn show(processes: &[Stat]) {
     }
 }
 
-/// Looks again and again, for what the kernel sends no message about.
+/// Polls until the condition holds, for events that the kernel does not announce.
 fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
     let start = Instant::now();
     while !is_so()? {
@@ -405,7 +408,7 @@ fn fact(name: &str, value: impl Display) {
     println!("  {name:<16} {value}");
 }
 
-/// Prints a claim, which must hold.
+/// Prints a claim, or returns an error if it does not hold.
 fn check(claim: &str, holds: bool) -> Result<()> {
     if !holds {
         return Err(format!("this does not hold: {claim}"));
@@ -414,7 +417,7 @@ fn check(claim: &str, holds: bool) -> Result<()> {
     Ok(())
 }
 
-/// Says what was being done when an error happened.
+/// Adds to an error what the program was doing.
 trait Context<T> {
     fn context(self, doing: impl Display) -> Result<T>;
 }

@@ -1,11 +1,12 @@
-//! A shim in one file: each step of a runtime with a `sandbox-init` for a pod that shares its PID namespace, with checks.
-//! `docs/sandbox-init.md` explains why.
+//! A shim in one file. It does and checks each step that a shim takes around the `sandbox-init` of a pod with
+//! a shared PID namespace. `docs/sandbox-init.md` explains the steps, and the numbers here are those of its
+//! table.
 //!
 //! ```text
 //! cargo run --example shim
 //! ```
 //!
-//! It runs as any user. It reports and skips steps that need more rights.
+//! Any user can run it. It reports and skips what needs more rights.
 
 use std::fmt::Display;
 use std::fs;
@@ -33,19 +34,20 @@ fn main() -> Result<()> {
         [] => start(),
         ["upgraded", state] => end(Path::new(state)),
         ["container"] => container(),
-        _ => Err("it takes no arguments".into()),
+        _ => Err("this example takes no arguments".into()),
     }
 }
 
-/// The first half of the shim's life. The second is in another version of it.
+/// The first half of the shim's life. The second half is `end`, which the upgraded shim runs.
 fn start() -> Result<()> {
-    // 1. A runtime such as runc double-forks: its container is to be a child of the shim.
+    // 1. A runtime such as runc double-forks. Its container has to become a child of the shim.
     set_child_subreaper(Pid::from_raw(process::id() as i32))?;
 
-    // 2. One program for all pods. In this shim there is one pod.
+    // 2. One program serves all pods. This shim has only one pod.
     let program = Program::new()?;
 
-    // 3. The namespaces: CNI has made one for the network, and the rest are new.
+    // 3. pause joins existing namespaces and creates the others. In a cluster, CNI creates the network
+    // namespace. Here, the sandbox `cni` stands in for CNI.
     let cni = program.sandbox().new_namespaces([Namespace::User, Namespace::Net]).spawn()?;
     let cgroup = make_cgroup();
     let sandbox = start_sandbox(&program, &cni, cgroup.as_deref())?;
@@ -54,61 +56,62 @@ fn start() -> Result<()> {
     check("it has a PID namespace of its own", status()?.nspid.map(|ids| ids[1]) == Some(1))?;
     check("it has no descriptor of the shim", fs::read_dir(proc(&sandbox, "fd"))?.count() == 3)?;
 
-    // 4. The filter is on the thread that has called `spawn`, and nowhere else in the shim.
+    // 4. The filter is set only on the thread that calls `spawn`.
     check("it has a seccomp filter", status()?.seccomp == Some(2))?;
     check("the shim has none", Process::myself()?.status()?.seccomp == Some(0))?;
 
-    // 5. It is in the cgroup of the pod, and was there from the start.
+    // 5. pause starts in the cgroup of the pod.
     match &cgroup {
         Some(folder) => {
             let members = fs::read_to_string(folder.join("cgroup.procs"))?;
             check("it is in the pod's cgroup", members.trim() == sandbox.pid().to_string())?;
         }
-        None => step("cgroup", "left out: there is no cgroup v2 to make one in"),
+        None => step("cgroup", "skipped: no cgroup v2 can be created here"),
     }
 
-    // 6. The kernel shall kill a container first. containerd gives the sandbox -998, which needs
-    // CAP_SYS_RESOURCE: without that, a higher one shows as well that the shim can set it.
+    // 6. If memory runs out, the kernel should kill a container first. containerd gives the sandbox -998,
+    // which needs CAP_SYS_RESOURCE. Without that capability, setting a higher score shows just as well that
+    // the shim can set the score.
     let set =
         |score: &str| fs::write(proc(&sandbox, "oom_score_adj"), score).map(|()| score.to_owned());
     let score = set("-998").or_else(|_| set("500"))?;
     let seen = fs::read_to_string(proc(&sandbox, "oom_score_adj"))?;
     check(&format!("its OOM score is {score}"), seen.trim() == score)?;
 
-    // 7. What another version of the shim needs to find it again.
+    // 7. Save what another version of the shim needs to find the sandbox again.
     let state = std::env::temp_dir().join(format!("shim-{}", process::id()));
     let start_time = Process::new(sandbox.pid() as i32)?.stat()?.starttime;
     let cgroup = cgroup.unwrap_or_default();
     fs::write(&state, format!("{} {start_time} {}", sandbox.pid(), cgroup.display()))?;
 
-    // 8. A container ends: the shim reaps it, since it is the shim's child, and the pod goes on.
+    // 8. A container ends. The shim reaps it, since it is the shim's child, and the pod keeps running.
     let mut first = start_container(&sandbox)?;
     check("a container is a child of the shim", parent(first.pid())? == process::id())?;
     first.kill()?;
     check("the shim reaps it", first.wait()?.signal() == Some(Signal::KILL.as_raw()))?;
-    check("the pod goes on", !has_ended(&sandbox)?)?;
+    check("the pod keeps running", !has_ended(&sandbox)?)?;
 
-    // 9. An orphan: its parent is PID 1 of the pod, and not the shim, though that is a subreaper.
+    // 9. The parent of an orphan is PID 1 of the pod, not the shim, although the shim is a subreaper.
     let orphan = start_orphan(&sandbox)?;
     check("an orphan is a child of PID 1", parent(orphan)? == sandbox.pid())?;
     let pidfd = pidfd_open(Pid::from_raw(orphan as i32).ok_or("no orphan")?, PidfdFlags::empty())?;
     pidfd_send_signal(&pidfd, Signal::KILL)?;
     wait_for(&pidfd)?;
-    // It is a zombie for no longer than the kernel takes to release it.
+    // The pidfd is readable shortly before the kernel has released the process.
     let deadline = Instant::now() + Duration::from_secs(10);
     while fs::exists(format!("/proc/{orphan}"))? && Instant::now() < deadline {
         thread::yield_now();
     }
     check("it is reaped without the shim", !fs::exists(format!("/proc/{orphan}"))?)?;
 
-    // 10. The shim is upgraded: another version is executed in the same process, whose children stay.
-    drop(cni); // The pod holds the network namespace itself.
+    // 10. The shim is upgraded. The new version is executed in the same process, which keeps its children.
+    drop(cni); // pause holds the network namespace now.
     let _pidfd = sandbox.into_pidfd();
     let error = Command::new("/proc/self/exe").arg("upgraded").arg(&state).exec();
     Err(error.into())
 }
 
-/// Starts pause on a thread of its own, which has the filter that pause inherits.
+/// Starts pause on a separate thread, which sets the filter that pause inherits.
 fn start_sandbox(
     program: &Program,
     cni: &Sandbox,
@@ -134,8 +137,8 @@ fn start_sandbox(
     })
 }
 
-/// Forbids the calling thread ptrace(2), which stands for the profile of a runtime. A filter has to
-/// allow what `spawn` needs, beside the calls in `docs/seccomp.json`.
+/// Forbids ptrace(2) to the calling thread. This filter stands in for a runtime's real seccomp profile. A
+/// filter has to allow what `spawn` needs, in addition to the calls in `docs/seccomp.json`.
 fn set_filter() -> io::Result<()> {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
@@ -148,17 +151,17 @@ fn set_filter() -> io::Result<()> {
     let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut() };
     rustix::thread::set_no_new_privs(true)?;
     let mode = libc::SECCOMP_MODE_FILTER;
-    // SAFETY: the kernel reads four instructions, as many as there are.
+    // SAFETY: the kernel reads four instructions, and the array has four.
     match unsafe { libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// The second half of the shim's life, in another version of it.
+/// The second half of the shim's life, in the new version.
 fn end(state: &Path) -> Result<()> {
-    // 11. The number alone could be another process's by now: it is the same one if it has started at
-    // the same time, and the pidfd was opened before that is read.
+    // 11. The process id could by now belong to another process. The id still belongs to pause if the start
+    // time is unchanged, provided that the pidfd is opened before the start time is read.
     let text = fs::read_to_string(state)?;
     let (pid, rest) = text.split_once(' ').ok_or("no state")?;
     let (start_time, cgroup) = rest.split_once(' ').ok_or("no state")?;
@@ -170,19 +173,19 @@ fn end(state: &Path) -> Result<()> {
     let mut container = start_container(&sandbox)?;
     step("the upgraded shim starts a container", format!("process {}", container.pid()));
 
-    // 12. The end. SIGTERM ends pause, the kernel kills the container, and pause is gone only when the
-    // shim has reaped that.
+    // 12. SIGTERM ends pause, and the kernel kills the container. pause is gone only after the shim has
+    // reaped the container.
     pidfd_send_signal(sandbox.pidfd(), Signal::TERM)?;
     wait_for(&container.pidfd().try_clone_to_owned()?)?;
     check("PID 1 waits for a container that is not reaped", !has_ended(&sandbox)?)?;
     check("the container was killed", container.wait()?.signal() == Some(Signal::KILL.as_raw()))?;
     check("pause ends with status 0", sandbox.wait()?.code() == Some(0))?;
 
-    // 13. Nothing is left.
-    fs::remove_file(state)?;
+    // 13. The shim removes the cgroup, and then the state. There are no pins.
     if !cgroup.is_empty() {
         fs::remove_dir(cgroup)?;
     }
+    fs::remove_file(state)?;
     let none = rustix::process::waitid(
         rustix::process::WaitId::All,
         rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG,
@@ -190,7 +193,7 @@ fn end(state: &Path) -> Result<()> {
     check("the shim has no child left", none.is_err())
 }
 
-/// A container, which says that it runs, and sleeps.
+/// The container: reports that it runs, and then sleeps.
 fn container() -> Result<()> {
     println!("{}", process::id());
     loop {
@@ -198,7 +201,7 @@ fn container() -> Result<()> {
     }
 }
 
-/// Starts this program as a container, and returns when it runs.
+/// Starts this program as a container, and returns when the container runs.
 fn start_container(sandbox: &Sandbox) -> Result<Container> {
     let mut command = Command::new("/proc/self/exe");
     command.arg("container").stdout(Stdio::piped());
@@ -208,12 +211,12 @@ fn start_container(sandbox: &Sandbox) -> Result<Container> {
     Ok(container)
 }
 
-/// Has a container leave a process behind. Returns that one's id, as the shim sees it.
+/// Runs a container that leaves a process behind. Returns the id of that process, as the shim sees it.
 fn start_orphan(sandbox: &Sandbox) -> Result<u32> {
     let mut command = Command::new("sh");
     command.args(["-c", "exec >/dev/null; sleep infinity & exit 0"]);
     if !sandbox.start(command)?.wait()?.success() {
-        return Err("the container fails".into());
+        return Err("the container failed".into());
     }
     let namespace = fs::read_link(proc(sandbox, "ns/pid"))?;
     let is_inside = |pid: i32| {
@@ -225,7 +228,7 @@ fn start_orphan(sandbox: &Sandbox) -> Result<u32> {
     Ok(orphan.ok_or("there is no orphan")? as u32)
 }
 
-/// A cgroup of the pod, where one can be made.
+/// Creates a cgroup for the pod, if that is possible.
 fn make_cgroup() -> Option<PathBuf> {
     let mounts = Process::myself().ok()?.mountinfo().ok()?;
     let root = mounts.into_iter().find(|mount| mount.fs_type == "cgroup2")?.mount_point;
@@ -258,7 +261,7 @@ fn step(what: &str, value: impl Display) {
     println!("{what}: {value}");
 }
 
-/// Prints a claim, which must hold.
+/// Prints a claim, or returns an error if it does not hold.
 fn check(claim: &str, holds: bool) -> Result<()> {
     if !holds {
         return Err(format!("this does not hold: {claim}").into());

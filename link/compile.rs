@@ -23,8 +23,8 @@ pub struct Platform {
 
 /// All platforms, in the order of the image's index.
 ///
-/// The names are normalised as containerd and BuildKit do it: they drop v8, the only variant of 64-bit Arm, and
-/// 32-bit Arm without a variant is v7. The Kubernetes image has no v8 either.
+/// The names are normalised as in containerd and BuildKit: linux/arm64/v8 becomes linux/arm64, and linux/arm
+/// becomes linux/arm/v7.
 pub static PLATFORMS: [Platform; 8] = [
     Platform::new("linux/amd64", "x86_64-unknown-linux-gnu", "x86_64"),
     Platform::new("linux/arm64", "aarch64-unknown-linux-gnu", "aarch64"),
@@ -57,8 +57,8 @@ pub fn budget_bytes(target: &str) -> usize {
 ///
 /// # Errors
 ///
-/// The compiler cannot be started, has no library for the target, or rejects the program. The message says what
-/// to do.
+/// The compiler cannot be started, has no core library for the target, or rejects the program. The message has
+/// the command that installs the library, or the compiler's own output.
 pub fn compile(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Result<(), String> {
     compile_source(rustc, root, "src/main.rs", budget_bytes(target), target, pause)
 }
@@ -82,7 +82,8 @@ pub fn compile_source(
         // Optimise for size, without unwinding, and with the fixed addresses of pause.ld.
         .args(["-Copt-level=z", "-Cpanic=abort", "-Ccodegen-units=1"])
         .args(["-Crelocation-model=static", "-Cforce-unwind-tables=no"])
-        // Hoisting a constant out of a loop takes a register and two instructions instead of one.
+        // Keeps constants inside loops. Loading one before a loop takes two instructions instead of one, and
+        // occupies a register.
         .arg("-Cllvm-args=-disable-machine-licm")
         // Without a red zone the compiler can use push and pop, which are short.
         .arg("-Cno-redzone=yes")
@@ -92,7 +93,7 @@ pub fn compile_source(
         .arg(format!("-Clink-arg=-Map={}", pause.with_extension("map").display()))
         .arg("-o")
         .arg(pause)
-        // The version that the program answers.
+        // The version that the program prints for `-v`.
         .env("CARGO_PKG_VERSION", env!("CARGO_PKG_VERSION"));
     if target.contains("-musl") {
         command.arg("-Clink-self-contained=no"); // no start files
@@ -102,7 +103,7 @@ pub fn compile_source(
     // https://doc.rust-lang.org/error_codes/E0463.html
     if messages.contains("error[E0463]") {
         return Err(format!(
-            "the compiler ({}) has no library for {target}; install it: rustup target add {target}",
+            "the compiler ({}) has no core library for {target}; install it: rustup target add {target}",
             rustc.display()
         ));
     }

@@ -18,7 +18,7 @@ pub const PF_W: u32 = 2;
 pub const PF_R: u32 = 4;
 
 /// The largest page of a supported kernel, in bytes: a kernel can be configured for 4, 16 or 64 KiB on
-/// aarch64 and loongarch64, and for 4 or 64 KiB on powerpc64. The others have 4 KiB.
+/// aarch64 and loongarch64, and for 4 or 64 KiB on powerpc64. The other architectures have 4 KiB pages.
 pub const PAGE_MAX: usize = 65_536;
 /// The smallest page, in bytes. pause uses this much of the private page.
 pub const PAGE_MIN: usize = 4_096;
@@ -98,9 +98,9 @@ pub static HEADER: Header = Header {
     e_shentsize: 0,
     e_shnum: 0,
     e_shstrndx: 0,
-    // Addresses are multiples of PAGE_MAX, and offsets are zero. So for every page size they are equal modulo
-    // the page, which mmap(2) requires, and each segment starts on a page of its own. The kernel then has
-    // nothing to zero in front of the private page (`elf_load`; `padzero` in older kernels).
+    // Addresses are multiples of PAGE_MAX, and file offsets are zero. So for every page size, both are
+    // multiples of the page size, and no two segments share a page. The private page contains nothing of the
+    // file, so the kernel has no partial page to clear (`elf_load`; `padzero` in older kernels).
     segments: [
         // The whole file.
         Segment {
@@ -124,8 +124,9 @@ pub static HEADER: Header = Header {
             p_memsz: core::ptr::without_provenance(PAGE_MIN),
             p_align: PAGE_MAX,
         },
-        // Makes the start stack non-executable. Without this header, a kernel before 5.8 makes all readable
-        // memory executable, including the private page (`elf_read_implies_exec`).
+        // Makes the start stack non-executable. Without this header, some kernels make all readable memory
+        // executable, including the private page: on x86_64 those before 5.8, on 32-bit x86 also newer ones
+        // (`elf_read_implies_exec`).
         Segment {
             p_type: PT_GNU_STACK,
             p_flags: PF_R | PF_W,

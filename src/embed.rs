@@ -1,4 +1,4 @@
-//! The program from memory: no file, no image.
+//! Executes the program from memory, without a file or an image.
 
 use std::ffi::c_char;
 use std::io::{self, ErrorKind};
@@ -12,23 +12,23 @@ use rustix::param::page_size;
 
 /// Puts the program into a memfd, for [`exec`].
 ///
-/// One memfd serves all pods of a runtime, which then share its page. It is sealed against changes and has
-/// FD_CLOEXEC. It can be executed even if the sysctl `vm.memfd_noexec` is 1. memfd_create(2)
+/// One memfd serves all pods of a runtime, which then share its page. The memfd is sealed against changes and
+/// has FD_CLOEXEC. It can be executed even if the sysctl `vm.memfd_noexec` is 1. See memfd_create(2).
 ///
-/// It takes one page of memory. If `/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `always` or
-/// `force` and the kernel is older than Linux 5.14, it takes a huge page instead, which is 2 MiB on most
-/// machines.
+/// The memfd takes one page of memory. If `/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `always` or
+/// `force` and the kernel is older than Linux 5.14, the memfd takes a huge page instead, which is 2 MiB on
+/// most machines.
 ///
-/// If RLIMIT_FSIZE is too low, the kernel sends SIGXFSZ. This function removes that signal and returns an
+/// If RLIMIT_FSIZE is too low, the kernel sends SIGXFSZ. This function consumes that signal and returns an
 /// error.
 ///
 /// # Errors
 ///
-/// - [`ErrorKind::PermissionDenied`]: `vm.memfd_noexec` is 2, so no memfd can be executed. Write the program
-///   to a file instead.
-/// - [`ErrorKind::FileTooLarge`]: the program is larger than RLIMIT_FSIZE. getrlimit(2)
-/// - Otherwise the errors of memfd_create(2), write(2) and `F_ADD_SEALS` in fcntl(2), such as a lack of memory
-///   or descriptors.
+/// - [`ErrorKind::PermissionDenied`]: `vm.memfd_noexec` is 2, so no executable memfd can be created. Write
+///   the program to a file instead.
+/// - [`ErrorKind::FileTooLarge`]: the program is larger than RLIMIT_FSIZE. See getrlimit(2).
+/// - Otherwise the errors of memfd_create(2), write(2) and `F_ADD_SEALS` in fcntl(2), such as a lack of
+///   memory or descriptors.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -39,9 +39,9 @@ use rustix::param::page_size;
 pub fn memfd() -> io::Result<OwnedFd> {
     let memfd = create()?;
     within_file_size_limit(|| write_program(&memfd))?;
-    // The kernel counts in units of 512 bytes. stat(2)
+    // The kernel counts in units of 512 bytes. See stat(2).
     let is_huge = fstat(&memfd)?.st_blocks as u64 * 512 > page_size() as u64;
-    // If there is no small page, the huge one does as well: it costs memory, and nothing else.
+    // If this fails, the memfd with the huge page is used. It only costs more memory.
     if is_huge && let Ok(small) = in_small_page() {
         return Ok(small);
     }
@@ -49,15 +49,15 @@ pub fn memfd() -> io::Result<OwnedFd> {
     Ok(memfd)
 }
 
-/// A new memfd, which is empty.
+/// Creates an empty memfd.
 fn create() -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     match memfd_create("pause", flags | MemfdFlags::EXEC) {
-        // Before Linux 6.3 there is no such flag, and every memfd can be executed.
+        // Before Linux 6.3, there is no flag MFD_EXEC, and every memfd can be executed.
         Err(Errno::INVAL) => Ok(memfd_create("pause", flags)?),
         Err(Errno::ACCESS) => {
-            let text = "no memfd can be executed here, since the sysctl vm.memfd_noexec is 2: set \
-                        it to 1 or 0, or run pause from a file";
+            let text = "no executable memfd can be created here, since the sysctl vm.memfd_noexec \
+                        is 2: set it to 1 or 0, or run pause from a file";
             Err(io::Error::new(ErrorKind::PermissionDenied, text))
         }
         result => Ok(result?),
@@ -66,23 +66,23 @@ fn create() -> io::Result<OwnedFd> {
 
 /// A sealed memfd that has the program in a page of ordinary size.
 ///
-/// The kernel chooses the size of a page as it first has to make one (`shmem_allowable_huge_orders`
-/// in Linux `mm/shmem.c`): for write(2) as the machine is set, but for a mapping also as
-/// MADV_NOHUGEPAGE asks. MADV_POPULATE_WRITE makes the page, and is an error where touching it would
-/// be a SIGBUS. Should another thread fork just then, its child has a copy of the mapping, and the
-/// seal fails with EBUSY.
+/// The kernel chooses the size of a page when it allocates the page (`shmem_allowable_huge_orders` in Linux
+/// `mm/shmem.c`). For write(2), only the machine's setting counts. For a mapping, MADV_NOHUGEPAGE counts as
+/// well. MADV_POPULATE_WRITE allocates the page, and returns an error where touching the page would raise
+/// SIGBUS. If another thread forks before MADV_DONTFORK takes effect, its child has a copy of the mapping,
+/// and sealing fails with EBUSY.
 fn in_small_page() -> io::Result<OwnedFd> {
     let memfd = create()?;
     let length = crate::ELF.len();
     within_file_size_limit(|| ftruncate(&memfd, length as u64))?;
     let access = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: with a null hint, the kernel takes addresses where nothing is.
+    // SAFETY: with a null hint, the kernel chooses addresses where nothing is mapped.
     let start = unsafe { mmap(ptr::null_mut(), length, access, MapFlags::SHARED, &memfd, 0) }?;
     let made = [Advice::LinuxDontFork, Advice::LinuxNoHugepage, Advice::LinuxPopulateWrite]
         .into_iter()
-        // SAFETY: the mapping is ours and so long, and no advice here takes away what is in it.
+        // SAFETY: the mapping is ours and has this length, and none of this advice discards its contents.
         .try_for_each(|advice| unsafe { madvise(start, length, advice) });
-    // SAFETY: the mapping is ours, and no reference to it was ever made.
+    // SAFETY: the mapping is ours, and no reference to it exists.
     unsafe { munmap(start, length) }?;
     made?;
     within_file_size_limit(|| write_program(&memfd))?;
@@ -100,21 +100,20 @@ fn write_program(memfd: &OwnedFd) -> Result<(), Errno> {
 
 fn seal(memfd: &OwnedFd) -> Result<(), Errno> {
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    // Before Linux 6.3, there is no seal for the mode.
+    // Before Linux 6.3, there is no seal for the mode of the file.
     match fcntl_add_seals(memfd, seals | SealFlags::EXEC) {
         Err(Errno::INVAL) => fcntl_add_seals(memfd, seals),
         result => result,
     }
 }
 
-/// Makes a file grow without the SIGXFSZ that the kernel sends beside EFBIG, and which by default
-/// kills the process.
+/// Calls `grow`, which makes a file longer, and consumes the SIGXFSZ that the kernel sends along with
+/// EFBIG. By default, that signal would kill the process.
 ///
 /// The kernel sends it to the thread that makes the call (`generic_write_check_limits` in Linux
-/// `fs/read_write.c`, `inode_newsize_ok` in `fs/attr.c`), and a pending signal of the thread is taken
-/// before one of the process (`dequeue_signal` in `kernel/signal.c`). So what is taken back is the one
-/// that was caused here, unless the caller has blocked SIGXFSZ and one was pending before: then it
-/// stays, and is one with ours.
+/// `fs/read_write.c`, `inode_newsize_ok` in `fs/attr.c`). A pending signal of the thread is consumed
+/// before one of the process (`dequeue_signal` in `kernel/signal.c`). So this function consumes the signal
+/// that was caused here. If the caller had blocked SIGXFSZ and one was already pending, it consumes none.
 fn within_file_size_limit(grow: impl FnOnce() -> Result<(), Errno>) -> io::Result<()> {
     let mut signal = empty_set();
     // SAFETY: the function writes one set.
@@ -148,15 +147,15 @@ fn within_file_size_limit(grow: impl FnOnce() -> Result<(), Errno>) -> io::Resul
 }
 
 fn empty_set() -> libc::sigset_t {
-    // SAFETY: the struct is made of integers, and zero is the empty set.
+    // SAFETY: the struct consists of integers, and zero is the empty set.
     unsafe { std::mem::zeroed() }
 }
 
 /// Executes the program from a memfd or another file that contains it, with the name `/pause` and an empty
-/// environment. Returns only if that fails, with the error. fexecve(3)
+/// environment. Returns only if that fails, with the error. See fexecve(3).
 ///
-/// It allocates nothing and takes no lock, so a child may call it after fork(2) of a process with threads.
-/// If the caller has blocked SIGTERM or SIGINT, a pending one is not lost: pause takes it.
+/// This function allocates nothing and takes no lock. So a process with threads may call it in the child of a
+/// fork(2). If the caller has blocked SIGTERM or SIGINT, a pending one is not lost: it ends pause.
 ///
 /// ```
 /// # fn main() -> std::io::Result<()> {
@@ -164,7 +163,8 @@ fn empty_set() -> libc::sigset_t {
 /// use std::os::unix::process::CommandExt;
 ///
 /// let program = podpause::memfd()?;
-/// // A runtime would make namespaces here. This one asks for an error, and gets it.
+/// // A runtime would create namespaces here. This example executes a file that is not a program, to show
+/// // the error.
 /// let not_a_program = std::fs::File::open("/dev/null")?;
 /// let error = podpause::exec(not_a_program.as_fd());
 /// assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);

@@ -1,4 +1,4 @@
-//! The bytes of the program that `build.rs` compiled, for the `pause` that cargo links.
+//! The bytes of the program that `build.rs` compiled. The binary `pause` that cargo links consists of them.
 //!
 //! Cargo's flags depend on the profile and the environment. To make `cargo build` reproducible,
 //! `link/embedded.ld` discards everything that cargo compiled except these bytes.

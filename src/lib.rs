@@ -5,21 +5,22 @@
 //! orphans, exits with status 0 on SIGTERM or SIGINT, and otherwise sleeps. It needs no file, no privilege
 //! and no argument.
 //!
-//! [`Program`] starts sandboxes: pause in namespaces of its own, ready when the call returns.
+//! [`Program`] starts sandboxes. A sandbox is a running pause and the namespaces, new or joined, that it
+//! holds. pause is ready when [`spawn`](SandboxBuilder::spawn) returns.
 //!
 #![cfg_attr(feature = "std", doc = "```")]
 #![cfg_attr(not(feature = "std"), doc = "```ignore")]
 //! use podpause::{Namespace, Program};
 //!
 //! # fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let program = Program::new()?; // one for all sandboxes
+//! let program = Program::new()?; // all sandboxes share it
 //! let kinds = [Namespace::User, Namespace::Pid, Namespace::Net, Namespace::Ipc, Namespace::Uts];
 //! let mut sandbox = program.sandbox().new_namespaces(kinds).host_name("pod-1").spawn()?;
 //! println!("pause is process {}", sandbox.pid());
 //! sandbox.terminate()?;
 //! # Ok(())
 //! # }
-//! # // Where no sandbox can be made, there is none to show.
+//! # // Some machines do not allow new namespaces.
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! #     match example() {
 //! #         Err(error) if error.is::<podpause::Error>() => Ok(eprintln!("{error}")),
@@ -28,26 +29,26 @@
 //! # }
 //! ```
 //!
-//! A runtime that clones by itself uses these parts:
+//! A runtime that makes the clone(2) call itself uses these parts:
 //!
-//! | what a runtime has | what it uses | memory of its own per pod |
+//! | what a runtime can use | what it takes from here | pause's own memory per pod |
 //! |---|---|---|
 //! | a file system for the pod | [`ELF`], written to a file there | one page |
-//! | nothing | [`memfd`], once, and [`exec`] in the child | one page |
-//! | nothing, not even exec | [`run`] in the child | what the child has |
+//! | no such file system, but executable memfds | [`memfd`], once, and [`exec`] in the child | one page |
+//! | no way to execute a file | [`run`] in the child | all memory of the child |
 //!
-//! pause closes inherited descriptors other than 0, 1 and 2 last before it sleeps. So a runtime that passes
-//! it the only copy of the write end of a pipe reads EOF once pause holds.
+//! The last thing that pause does before it sleeps is to close inherited descriptors other than 0, 1 and 2.
+//! So if pause inherits the only copy of a pipe's write end, the runtime reads EOF once pause is ready.
 //!
 //! Without default features, the crate is `no_std`, has no dependencies, and provides [`ELF`], [`elf`] and
 //! [`run`].
 //!
 //! # Other platforms
 //!
-//! A tool that builds an image or an initramfs for another machine gets the program from [`elf`], with a
+//! A tool that builds an image or an initramfs for another machine gets the program from [`elf`]. There is a
 //! feature for each platform: `linux-386`, `linux-amd64`, `linux-arm-v7`, `linux-arm64`,
 //! `linux-loong64`, `linux-ppc64le`, `linux-riscv64` and `linux-s390x`. The compiler then needs the core
-//! library of that target, which `rustup target add` installs. It needs no other linker.
+//! library of that target, which `rustup target add` installs. No other linker is needed.
 //!
 //! With the feature `compile`, the module `compile` provides the program's source, the table of platforms,
 //! and a function that compiles the program when the tool runs.
@@ -68,7 +69,7 @@ mod sandbox;
 #[allow(unused, reason = "the program uses the rest")]
 mod sys;
 
-/// Has the code in this page compiled as an example.
+/// Makes rustdoc compile the Rust code in docs/embedding.md as doc tests.
 #[cfg(all(doctest, feature = "std"))]
 #[doc = include_str!("../docs/embedding.md")]
 struct Page;
@@ -80,8 +81,8 @@ pub use run::run;
 #[cfg(feature = "std")]
 pub use sandbox::{Container, Error, Namespace, Program, Sandbox, SandboxBuilder};
 
-/// The program's bytes for the target that this crate is compiled for. [`elf`] has those for others.
+/// The program's bytes for the target that this crate is compiled for. For other targets, see [`elf`].
 ///
-/// They depend only on the source and the compiler. Profile, directory and dependent crate do not change
-/// them.
+/// The bytes depend only on the source and the compiler. The profile, the directory and the dependent crate
+/// do not change them.
 pub const ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));

@@ -1,11 +1,11 @@
 //! `pause`: the infra container of a pod, and PID 1 of a pod that shares its PID namespace.
 //!
 //! Start with [`answer`] and [`main`], then read the functions below them in order. `arm` and `hold` are in
-//! `pause.rs`, because the library uses them, too. The only other code is the entry point,
-//! `arch::entry_point!`, which calls the two functions.
+//! `pause.rs`, because the library uses them too. The entry point, `arch::entry_point!`, calls `answer` and
+//! then `main`.
 //!
-//! `build.rs` compiles this file once, with flags of its own. The result is `podpause::ELF` and, through
-//! [`embedded`], the `pause` that cargo links.
+//! `build.rs` compiles this file with its own flags. The library has the resulting ELF file as
+//! `podpause::ELF`. When cargo links the binary `pause`, [`embedded`] puts the same bytes in it.
 #![no_std]
 #![no_main]
 #![no_builtins] // A loop stays a loop: there is no memset, memcpy or strlen to call.
@@ -23,14 +23,14 @@ use start::{Request, StartStack};
 
 arch::entry_point!(crate::answer, crate::main, crate::pause::CONSTANTS);
 
-/// Answers the first argument that asks for an answer, and exits. If there is none, returns 1 if `-P` is an
-/// argument, otherwise 0.
+/// If an argument asks for the version or the usage, prints it and exits. The first such argument counts.
+/// Otherwise returns 1 if `-P` is an argument, and 0 if not. argv[0] is treated like the other arguments.
 ///
-/// It runs on the start stack, before anything is written to the private page, so an answer does not pay
-/// for that page. The program's name counts as an argument.
+/// This function runs on the start stack, which the kernel has prepared. It does not write to the private
+/// page, which holds pause's data and stack later, so the kernel need not allocate that page for an answer.
 ///
-/// The result fills a register, because the entry point passes it on. For a `bool`, some ABIs define only
-/// eight bits of the register.
+/// The result is a `usize` because the entry point passes the whole register on to `main`. For a `bool`,
+/// some ABIs define only its low eight bits.
 extern "C" fn answer(stack: StartStack, constants: &Constants) -> usize {
     let mut silent = 0;
     for argument in stack.arguments() {
@@ -49,7 +49,7 @@ extern "C" fn answer(stack: StartStack, constants: &Constants) -> usize {
     silent
 }
 
-/// Holds the namespaces. Runs if there was nothing to answer.
+/// Holds the namespaces until a signal ends the process. Runs if no argument asked for an answer.
 extern "C" fn main(silent: usize, stack: StartStack, constants: &Constants, page: &mut Page) -> ! {
     copy_name(stack, constants, page);
     arm(constants, page);
@@ -66,17 +66,17 @@ extern "C" fn main(silent: usize, stack: StartStack, constants: &Constants, page
     unsafe { hold(constants, page) }
 }
 
-/// Copies the program's name to the private page and records its address. The kernel shows the name in
-/// /proc/PID/cmdline, but only if it is in anonymous memory.
+/// Copies the program's name to the private page, and records the address of the copy in the memory map.
+/// The kernel reads the name from there for /proc/PID/cmdline, which works only for anonymous memory.
 #[inline(always)]
 fn copy_name(stack: StartStack, constants: &Constants, page: &mut Page) {
     page.map.place((&raw const *constants).addr(), (&raw const *page).addr());
     let Some(name) = stack.arguments().next() else { return };
     let mut length = 0;
     loop {
-        // SAFETY: no byte before this one is zero, so the index is at most that of the zero byte.
+        // SAFETY: no byte at a lower index is zero, so this index is not beyond the zero byte.
         let byte = unsafe { name.byte(length) };
-        // The last byte stays zero.
+        // The last byte of the copy stays zero.
         if byte == 0 || length == page.name.len() - 1 {
             break;
         }
@@ -88,29 +88,29 @@ fn copy_name(stack: StartStack, constants: &Constants, page: &mut Page) {
     page.map.arg_end = (copy + length + 1) as u64;
 }
 
-/// Unmaps the start stack and everything that the kernel mapped around it, which also frees their page
-/// tables.
+/// Unmaps everything from the end of the private page to `arch::MEMORY_END` or, without that, to the end of
+/// the start stack. That also frees the page tables of this memory.
 ///
-/// If the kernel refuses to be told that the name has moved, everything stays mapped.
+/// If the kernel refuses the new memory map, everything stays mapped.
 #[inline(always)]
 fn give_back_memory(stack: StartStack, page: &mut Page) {
-    // Without a fixed end, unmap up to the end of the stack; what lies above stays. The program's path is
-    // the last string on the stack, so it is in the last page. munmap rounds up to a whole page.
+    // The program's path is the last string on the start stack. Unless the path is almost a page long, it
+    // starts in the last page of the stack. munmap rounds up to a whole page.
     let Some(end) = arch::MEMORY_END.or_else(|| stack.path()) else { return };
     if sys::set_memory_map(&mut page.map) {
-        // SAFETY: nothing may use this memory any more. It starts behind the private page, which is the last
-        // memory in use, and `main` has read all that it needs from the start stack.
+        // SAFETY: nothing uses this memory any more. The private page is the highest memory in use, and the
+        // range starts after it. `main` reads nothing from the start stack after this call.
         unsafe { sys::unmap((&raw const *page).addr() + elf::PAGE_MAX, end) }
     }
 }
 
-/// Makes a panic a link error: the linker does not find this function, and prints its name.
+/// Turns code that can panic into a link error, in which the linker prints the name of a missing function.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
-    // SAFETY: this is a name for the linker to miss.
+    // SAFETY: the declaration exists only for the linker's message. No function has this name.
     unsafe extern "C" {
         fn this_code_can_panic_but_pause_must_not() -> !;
     }
-    // SAFETY: no program with this call can be linked.
+    // SAFETY: a program that contains this call does not link, so the call does not run.
     unsafe { this_code_can_panic_but_pause_must_not() }
 }

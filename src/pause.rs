@@ -1,4 +1,5 @@
-//! What the program and the library's `run` have in common: arm and hold.
+//! What the program and the library's `run` have in common. [`arm`] blocks signals and makes the kernel
+//! reap; [`hold`] sleeps until a signal ends the process.
 
 use crate::sys;
 
@@ -9,12 +10,12 @@ pub const CANNOT_ARM: usize = 2;
 /// Exit status: the wait for a signal failed.
 pub const CANNOT_WAIT: usize = 3;
 
-/// The answer to `-h`. Its first line is the answer to `-v`.
+/// The output of `-h`. Its first line is the output of `-v`.
 const ABOUT: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v | -h | -P]\n");
-/// The length of that line, in bytes.
+/// The length of the output of `-v`, in bytes.
 pub const VERSION_LENGTH: usize = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n").len();
 
-/// A message. All have the same length, so no code has to load it.
+/// A message. All messages have the same length, so the callers of [`say`] pass no length.
 type Message = [u8; 18];
 
 /// All constant data, in one struct so that one register reaches all of it. Separate statics would each need
@@ -22,8 +23,8 @@ type Message = [u8; 18];
 #[repr(C)]
 pub struct Constants {
     /// The signals that pause blocks and waits for. SIGTERM and SIGINT end it. SIGCHLD announces that a
-    /// traced child has exited. A message can raise the others, which would kill pause (SIGPIPE, SIGXFSZ)
-    /// or stop it (SIGTTOU); pause takes and ignores them.
+    /// traced child has exited. Writing a message can raise the others. Unblocked, they would kill pause
+    /// (SIGPIPE, SIGXFSZ) or stop it (SIGTTOU).
     pub signals: sys::SignalSet,
     pub not_pid_1: Message,
     pub cannot_hold: Message,
@@ -34,7 +35,8 @@ pub struct Constants {
     pub root: sys::Terminated<2>,
 }
 
-/// Pass `&Constants`: naming a field of the static would materialise a separate address.
+/// Use this only through the reference that the entry point passes. For a direct use of a field, the
+/// compiler would load a separate address.
 pub static CONSTANTS: Constants = Constants {
     signals: sys::signals([
         sys::SIGTERM,
@@ -53,9 +55,11 @@ pub static CONSTANTS: Constants = Constants {
     root: sys::Terminated::new(b"/\0"),
 };
 
-/// The start of the private page. The stack grows down towards it. Zero at first.
+/// The data at the start of the private page, the only page that pause writes to after it has read its
+/// arguments. All bytes are zero at first. The stack begins at the end of the page and grows down towards
+/// this struct.
 ///
-/// The most used fields come first: an offset below 128 makes shorter instructions on x86_64.
+/// The most used fields come first, because on x86_64 an offset below 128 makes instructions shorter.
 #[repr(C)]
 pub struct Page {
     pub map: sys::MemoryMap,
@@ -66,9 +70,9 @@ pub struct Page {
 
 /// Writes a message to stderr, unless that would block.
 ///
-/// poll(2) describes only the moment of the call. If another writer fills the same pipe before the write,
-/// the write waits for a reader. Making stderr non-blocking instead would affect every process that shares
-/// it.
+/// poll(2) reports only the state at the moment of the call. If another process fills the same pipe
+/// between poll(2) and write(2), the write waits for a reader. O_NONBLOCK would avoid that, but it would
+/// affect every process that shares this stderr.
 #[inline(never)]
 pub fn say(page: &mut Page, message: &Message) {
     if sys::is_writable(&mut page.buffers, sys::STDERR) {
@@ -85,11 +89,13 @@ fn end(page: &mut Page, message: &Message, status: usize) -> ! {
 
 /// Blocks the signals that pause waits for, and makes the kernel reap.
 ///
-/// A blocked signal stays pending even if it is ignored, and even if PID 1 has no handler for it
-/// (`sig_ignored` in Linux `kernel/signal.c`). While SIGCHLD is ignored, the kernel releases an ordinary
-/// child when it exits, and a dead orphan when it is reparented, and sends no signal. For a traced child
-/// it sends SIGCHLD and leaves the release to the tracer (`do_notify_parent`, same file). PTRACE_TRACEME
-/// makes the parent the tracer, so pause may be a tracer.
+/// The kernel keeps a blocked signal pending even if it is ignored, and even if it has no handler in PID 1
+/// (`sig_ignored` in Linux `kernel/signal.c`).
+///
+/// While SIGCHLD is ignored, the kernel reaps an untraced child as soon as the child exits, and a dead orphan
+/// as soon as pause becomes its parent. It sends no signal in these cases. For a traced child it sends
+/// SIGCHLD, and the tracer has to reap the child (`do_notify_parent` in the same file). A child that calls
+/// PTRACE_TRACEME makes pause its tracer, so [`hold`] waits for SIGCHLD and reaps.
 #[inline(always)]
 pub fn arm(constants: &Constants, page: &mut Page) {
     if !(sys::set_signal_mask(&constants.signals) && sys::ignore_sigchld(&mut page.buffers)) {
@@ -97,7 +103,8 @@ pub fn arm(constants: &Constants, page: &mut Page) {
     }
 }
 
-/// Sleeps until SIGTERM or SIGINT, then exits. Reaps the children that the kernel has not released.
+/// Sleeps until SIGTERM or SIGINT, then exits. Before each sleep, reaps the dead children that the kernel
+/// has not reaped.
 ///
 /// # Safety
 ///
@@ -106,13 +113,13 @@ pub fn arm(constants: &Constants, page: &mut Page) {
 pub unsafe fn hold(constants: &Constants, page: &mut Page) -> ! {
     let (message, status) = loop {
         while sys::reap_one() > 0 {}
-        // This comes last before the first sleep, so EOF on an inherited pipe signals readiness.
+        // This is the last step before the first sleep, so EOF on an inherited pipe signals readiness.
         // SAFETY: the caller guarantees that nothing uses a descriptor above 2.
         unsafe { sys::close_all_but_stdio() };
         match sys::wait_for_signal(&constants.signals) {
             sys::SIGTERM => break (&constants.sigterm, 0),
             sys::SIGINT => break (&constants.sigint, 0),
-            // SIGCHLD, or a signal that a message has raised.
+            // SIGCHLD, or a signal that writing a message has raised.
             1.. => {}
             _ => break (&constants.cannot_hold, CANNOT_WAIT),
         }

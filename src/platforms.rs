@@ -11,8 +11,8 @@ const PLATFORMS: &[(&str, &str, Option<&[u8]>)] =
 
 /// The bytes of the program for a platform, by its OCI name, such as `linux/arm64` or `linux/arm/v7`.
 ///
-/// The program for the crate's own target is [`ELF`], which is always available. Each other one needs its
-/// feature, such as `linux-arm64` or `linux-arm-v7`.
+/// The program for the crate's own target is [`ELF`], which is always available. For any other platform, turn on
+/// its feature, such as `linux-arm64` or `linux-arm-v7`.
 ///
 /// # Errors
 ///
@@ -56,7 +56,7 @@ impl Display for PlatformError {
                 write!(f, "podpause has no program for {platform}: turn on its feature `{feature}`")
             }
             Self::Unknown => {
-                f.write_str("an unknown platform: pause is made for")?;
+                f.write_str("unknown platform; pause supports")?;
                 PLATFORMS.iter().enumerate().try_for_each(|(index, (name, ..))| {
                     let comma = if index > 0 { "," } else { "" };
                     write!(f, "{comma} {name}")

@@ -1,4 +1,4 @@
-//! A sandbox as an object: starts pause in new or existing namespaces with one call.
+//! Sandboxes: one call starts pause in new or existing namespaces.
 
 mod child;
 mod clone;
@@ -29,7 +29,7 @@ use namespace::Existing;
 pub use namespace::Namespace;
 use process::Child;
 
-/// The program. Any number of sandboxes can use it, and they share its text page.
+/// The program, which starts sandboxes. All sandboxes that one `Program` starts share its text page.
 ///
 /// ```
 /// use podpause::{Namespace, Program};
@@ -61,7 +61,8 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// Those of [`memfd`](crate::memfd). Where a memfd cannot be executed, there are two alternatives:
+    /// Those of [`memfd`](crate::memfd). Where no executable memfd can be created, there are two
+    /// alternatives:
     ///
     /// ```no_run
     /// # use podpause::Program;
@@ -75,8 +76,8 @@ impl Program {
         Ok(Self(Some(above_stdio(crate::memfd()?)?)))
     }
 
-    /// Uses a file that contains the program, for example one to which [`ELF`](crate::ELF) was written. The user
-    /// that pause runs as must be allowed to execute it.
+    /// Uses a file that contains the program, for example one to which [`ELF`](crate::ELF) was written. The
+    /// user that pause runs as must be allowed to execute it.
     ///
     /// # Errors
     ///
@@ -93,8 +94,8 @@ impl Program {
         Ok(Self(Some(above_stdio(File::open(path)?.into())?)))
     }
 
-    /// Makes the child call [`run`](crate::run) instead of executing a file. It keeps a copy of the caller's
-    /// memory, command line and environment.
+    /// Makes the child call [`run`](crate::run) instead of executing a file. pause then keeps a copy of the
+    /// caller's memory, command line and environment.
     ///
     /// ```
     /// let program = podpause::Program::without_exec();
@@ -125,15 +126,15 @@ impl Program {
 
 /// A builder for a sandbox, from [`Program::sandbox`].
 ///
-/// pause gets a new session, the working directory `/`, /dev/null as standard input and output, and no descriptor
-/// above 2. It cannot gain privileges (PR_SET_NO_NEW_PRIVS).
+/// pause gets a new session, the working directory `/`, /dev/null as standard input and output, and no
+/// descriptor above 2. It cannot gain privileges (PR_SET_NO_NEW_PRIVS).
 ///
 /// ```
 /// use podpause::{Namespace, Program};
 ///
 /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let program = Program::new()?;
-/// // A network namespace that exists already, as CNI makes one, with the user namespace that owns it.
+/// // A network namespace that already exists, as if CNI had created it, and the user namespace that owns it.
 /// let first = program.sandbox().new_namespaces([Namespace::User, Namespace::Net]).spawn()?;
 /// let sandbox = program
 ///     .sandbox()
@@ -175,15 +176,16 @@ pub struct SandboxBuilder<'a> {
 impl SandboxBuilder<'_> {
     /// Creates new namespaces of these kinds.
     ///
-    /// An unprivileged user has to include [`Namespace::User`]. With [`Namespace::Pid`], pause is PID 1. With
-    /// [`Namespace::Mount`], mounts in the sandbox do not propagate out of it.
+    /// An unprivileged user has to include [`Namespace::User`], or to [`join`](Self::join) a user namespace
+    /// that they own. With [`Namespace::Pid`], pause is PID 1. With [`Namespace::Mount`], mounts in the
+    /// sandbox do not propagate out of it.
     pub fn new_namespaces(mut self, kinds: impl IntoIterator<Item = Namespace>) -> Self {
         self.new.extend(kinds);
         self
     }
 
-    /// Joins an existing namespace of this kind. The file is an open `/proc/PID/ns/KIND`, or one on which a namespace
-    /// is mounted.
+    /// Joins an existing namespace of this kind. `namespace` is an open file: `/proc/PID/ns/KIND`, or a file
+    /// on which a namespace is mounted.
     ///
     /// In an existing PID namespace, pause is not PID 1. It is a child subreaper there.
     pub fn join(mut self, kind: Namespace, namespace: impl Into<OwnedFd>) -> Self {
@@ -191,18 +193,19 @@ impl SandboxBuilder<'_> {
         self
     }
 
-    /// Joins an existing namespace of this kind by its path, such as `/run/netns/NAME`. [`spawn`](Self::spawn) opens
-    /// the path.
+    /// Joins an existing namespace of this kind by its path, such as `/run/netns/NAME`.
+    /// [`spawn`](Self::spawn) opens the path.
     pub fn join_path(mut self, kind: Namespace, path: impl Into<PathBuf>) -> Self {
         self.joined.push((kind, Existing::Path(path.into())));
         self
     }
 
-    /// Maps `count` user ids of the new user namespace, starting at `inside`, to ids of the caller's user namespace,
-    /// starting at `outside`. May be called several times. Without a map, 0 is the caller.
+    /// Maps `count` user ids of the new user namespace, starting at `inside`, to ids of the caller's user
+    /// namespace, starting at `outside`. May be called several times. Without a map, user id 0 inside is the
+    /// caller's effective user id outside.
     ///
-    /// An unprivileged user can map only their own id, or the ranges that newuidmap(1) allows. `spawn` runs
-    /// newuidmap for those.
+    /// An unprivileged user can map only their own id, or the ranges that newuidmap(1) allows. For these
+    /// ranges, `spawn` runs newuidmap.
     pub fn map_uids(mut self, inside: u32, outside: u32, count: u32) -> Self {
         self.uids.push([inside, outside, count]);
         self
@@ -216,8 +219,11 @@ impl SandboxBuilder<'_> {
 
     /// The user and the group of pause, as ids in its user namespace.
     ///
-    /// By default both are 65535. If the user namespace does not map 65535, they are 0. If the caller may not change
-    /// them, they stay those of the caller. pause has no supplementary groups if the caller may drop them.
+    /// By default, both are 65535. If the user namespace does not map 65535, both are 0. If the caller may
+    /// not change its ids, pause keeps those of the caller. These fallbacks apply only to the default: if ids
+    /// are given but cannot be set, [`spawn`](Self::spawn) fails.
+    ///
+    /// In each case, if the caller may drop its supplementary groups, pause has none.
     pub fn user(mut self, uid: u32, gid: u32) -> Self {
         self.user = Some((uid, gid));
         self
@@ -229,43 +235,48 @@ impl SandboxBuilder<'_> {
         self
     }
 
-    /// Starts pause directly in this cgroup v2 directory, so no other cgroup is charged for it. CLONE_INTO_CGROUP in
-    /// clone3(2), since Linux 5.7
+    /// Starts pause directly in this cgroup v2 directory, so the memory that pause allocates is charged to
+    /// this cgroup. The shared page of the program stays charged to the cgroup that wrote it or first read
+    /// it. See CLONE_INTO_CGROUP in clone3(2), since Linux 5.7.
     pub fn cgroup(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cgroup = Some(folder.into());
         self
     }
 
-    /// Makes this directory the root of the new mount namespace. Only mounts below it remain. It may be empty.
-    /// pivot_root(2)
+    /// Makes this directory the root of the new mount namespace. Only the mounts below it remain. The
+    /// directory may be empty. See pivot_root(2).
     pub fn root(mut self, folder: impl Into<PathBuf>) -> Self {
         self.root = Some(folder.into());
         self
     }
 
-    /// Where pause writes its messages: 18 bytes when a signal ends it. The default is /dev/null.
+    /// Where pause writes its messages, of 18 bytes each. It writes one when SIGTERM or SIGINT ends it, one
+    /// when it cannot hold the namespaces, and, if it was executed but is not PID 1, a warning at the start.
+    /// The default is /dev/null.
     pub fn stderr(mut self, file: impl Into<OwnedFd>) -> Self {
         self.stderr = Some(file.into());
         self
     }
 
-    /// Makes the kernel kill pause when the thread that called [`spawn`](Self::spawn) ends. Note that it is the
-    /// thread, not the process. PR_SET_PDEATHSIG(2const)
+    /// Makes the kernel kill pause when the thread that called [`spawn`](Self::spawn) ends. The end of that
+    /// thread counts, not the end of the process. See PR_SET_PDEATHSIG(2const).
     pub fn kill_with_parent(mut self) -> Self {
         self.dies_with_parent = true;
         self
     }
 
-    /// Starts pause. Returns when pause holds: it reaps, it takes signals, and it has closed the descriptors that it
-    /// inherited.
+    /// Starts pause. Returns when pause is ready: it holds the namespaces, reaps orphans and takes signals,
+    /// and it has closed the descriptors above 2 that it inherited.
     ///
-    /// Several threads can call it at once. It has no timeout: in a frozen cgroup, it waits for the thaw.
+    /// Several threads can call `spawn` at once. `spawn` has no timeout: if the cgroup is frozen, it waits
+    /// for the thaw.
     ///
     /// # Errors
     ///
-    /// The [`Error`] says which step failed and, for known causes, what to do. No process is left. The known causes
-    /// are: user namespaces are not allowed, `user.max_*_namespaces` is reached, the kernel lacks a kind of namespace,
-    /// a map is not allowed, the cgroup does not accept a process, or a joined namespace is of the wrong kind.
+    /// The [`Error`] says which step failed and, for known causes, what to do. After an error, no process is
+    /// left. The known causes include these: user namespaces are not allowed, `user.max_*_namespaces` is
+    /// reached, the kernel lacks a kind of namespace, a map is not allowed, the cgroup does not accept a
+    /// process, or a joined namespace is of the wrong kind.
     pub fn spawn(self) -> Result<Sandbox, Error> {
         self.check()?;
         let Self {
@@ -345,7 +356,7 @@ impl SandboxBuilder<'_> {
         for kind in self.new.iter().copied().chain(joined) {
             if seen.contains(&kind) {
                 let what = format!("the {} namespace", kind.name());
-                return Err(Error::invalid(what, "it can be new or joined, and once only"));
+                return Err(Error::invalid(what, "give it once only, as new or joined"));
             }
             seen.push(kind);
         }
@@ -394,14 +405,14 @@ fn listen(
             return Ok((child, pipe));
         }
         match receive(channel, child.pidfd.as_fd()) {
-            // The assignment drops the helper, which has ended with this message, and so reaps it.
+            // The helper exits after this message. The assignment drops the helper, which reaps it.
             Ok(Some(Message::Cloned(pid, pidfd))) => {
                 (child, is_pause) = (Child::new(pid, pidfd), true);
             }
             Ok(Some(Message::Pipe(file))) => pipe = Some(File::from(file)),
             Ok(Some(Message::Failed(failure))) => return Err(failed(request, failure)),
             Ok(None) => return Err(ended(child)),
-            Err(error) => return Err(Error::new("hear of the child", error)),
+            Err(error) => return Err(Error::new("receive a message from the child", error)),
         }
     }
 }
@@ -432,7 +443,7 @@ fn open_cgroup(path: &Path) -> Result<OwnedFd, Error> {
         Ok(system) if system.f_type == 0x6367_7270 => Ok(folder),
         _ => {
             let what = format!("use the cgroup {}", path.display());
-            Err(Error::invalid(what, "it is no folder of cgroup v2"))
+            Err(Error::invalid(what, "it is not a cgroup v2 directory"))
         }
     }
 }
@@ -453,8 +464,8 @@ fn open_all(joined: Vec<(Namespace, Existing)>) -> Result<Vec<(Namespace, OwnedF
     opened.collect()
 }
 
-/// The same file with a descriptor above 2, because the child replaces 0, 1 and 2. A caller that has closed its
-/// standard streams gets such low descriptors.
+/// Moves a file to a descriptor above 2, because the child replaces 0, 1 and 2. If the caller has closed its
+/// standard streams, a new file can get such a low descriptor.
 fn above_stdio(file: OwnedFd) -> io::Result<OwnedFd> {
     match file.as_raw_fd() {
         0..=2 => Ok(fcntl_dupfd_cloexec(&file, 3)?),
@@ -464,10 +475,11 @@ fn above_stdio(file: OwnedFd) -> io::Result<OwnedFd> {
 
 /// A running pause and the namespaces that it holds.
 ///
-/// **Drop kills and reaps pause.** If pause is PID 1, the kernel also kills everything else in its PID namespace. Use
-/// [`into_pidfd`](Self::into_pidfd) for a sandbox that should outlive this object or this process. PID 1 can be reaped
-/// only after every process in its namespace. So if children of this process are there, such as a [`Container`], reap
-/// those first. Drop waits at most one second, and then leaves a killed process that is not reaped.
+/// **Drop kills and reaps pause.** If pause is PID 1, the kernel also kills everything else in its PID
+/// namespace. Use [`into_pidfd`](Self::into_pidfd) for a sandbox that should outlive this object or this
+/// process. PID 1 can be reaped only after all other processes in its namespace. So if this process has
+/// children there, such as a [`Container`], reap them first. Otherwise, drop gives up after one second, and
+/// leaves pause killed but not reaped.
 #[derive(Debug)]
 pub struct Sandbox {
     child: Child,
@@ -476,20 +488,20 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Takes over a sandbox that [`into_pidfd`](Self::into_pidfd) gave up. This also works in another process, for
-    /// example after the runtime has executed itself again or was restarted.
+    /// Takes over a sandbox that [`into_pidfd`](Self::into_pidfd) gave up. This also works in another
+    /// process, for example after the runtime has executed itself again or was restarted.
     ///
-    /// The namespaces that differ from the caller's count as those of the sandbox. If the caller is not the parent,
-    /// [`wait`](Self::wait) waits but cannot return the status.
+    /// Every namespace of pause that differs from the caller's is treated as a namespace of the sandbox. If
+    /// the caller is not the parent of pause, [`wait`](Self::wait) waits but cannot return the status.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidInput`] if it is not a pidfd, [`ErrorKind::NotFound`] if pause has ended, and errors from
-    /// reading /proc, which has to be mounted.
+    /// [`ErrorKind::InvalidInput`] if `pidfd` is not a pidfd, [`ErrorKind::NotFound`] if pause has ended, and
+    /// errors from reading /proc, which has to be mounted.
     pub fn from_pidfd(pidfd: OwnedFd) -> io::Result<Self> {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
         let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-        let pid: i32 = pid.ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no pidfd"))?;
+        let pid: i32 = pid.ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "not a pidfd"))?;
         let ended = || io::Error::new(ErrorKind::NotFound, "pause has ended");
         if pid <= 0 {
             return Err(ended());
@@ -501,7 +513,7 @@ impl Sandbox {
                 namespaces |= kind.flag();
             }
         }
-        // The guard starts here, so an error above does not kill pause.
+        // From here on, dropping `sandbox` kills pause. An error above this line does not.
         let sandbox = Self { child: Child::new(pid, pidfd), namespaces };
         match sandbox.child.has_ended() {
             true => Err(ended()),
@@ -514,7 +526,8 @@ impl Sandbox {
         self.child.pid as u32
     }
 
-    /// The pidfd of pause, for setns(2), for signals, and to poll(2) for its end. It is closed on exec.
+    /// The pidfd of pause, for setns(2), for signals, and for poll(2), which reports that pause has ended.
+    /// The pidfd has FD_CLOEXEC.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.child.pidfd.as_fd()
     }
@@ -523,7 +536,7 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// Those of open(2) on `/proc/PID/ns/KIND`; [`ErrorKind::NotFound`] where pause has ended.
+    /// Those of open(2) on `/proc/PID/ns/KIND`, and [`ErrorKind::NotFound`] if pause has ended.
     pub fn namespace(&self, kind: Namespace) -> io::Result<OwnedFd> {
         let file = File::open(format!("/proc/{}/ns/{}", self.child.pid, kind.name()))?;
         // If pause has ended, its id may belong to another process.
@@ -533,13 +546,15 @@ impl Sandbox {
         }
     }
 
-    /// Bind-mounts the namespace of this kind on a new file. The namespace then outlives pause, and others can join it
-    /// by the file's path. To undo this, unmount and remove the file. mount(2), MS_BIND
+    /// Bind-mounts the namespace of this kind on a new file. The namespace then outlives pause, and others
+    /// can join it by the file's path. A PID namespace is an exception: after its PID 1 has ended, no process
+    /// can start in it. To undo the pin, unmount and remove the file. See MS_BIND in mount(2).
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::AlreadyExists`] if the file exists. Otherwise those of mount(2), which needs CAP_SYS_ADMIN; the
-    /// file is then removed. For a mount namespace, the file must be on a mount with private propagation.
+    /// [`ErrorKind::AlreadyExists`] if the file exists. Otherwise those of [`namespace`](Self::namespace),
+    /// open(2) and mount(2). mount(2) needs CAP_SYS_ADMIN. If mount(2) fails, the new file is removed. For a
+    /// mount namespace, the file must be on a mount with private propagation.
     pub fn pin(&self, kind: Namespace, path: impl AsRef<Path>) -> io::Result<()> {
         let path = path.as_ref();
         let explain = |error: io::Error| {
@@ -557,15 +572,16 @@ impl Sandbox {
 
     /// Starts a command in the namespaces of the sandbox, as a child of the caller.
     ///
-    /// The command determines standard streams, arguments, environment and working directory. If the sandbox has a
-    /// mount namespace, programs are searched there and the working directory is `/`. If it has a user namespace that
-    /// maps root, the command runs as root there. The command inherits the caller's other credentials, cgroups and
-    /// limits. That is enough for helpers and tests, but it is less than a container.
+    /// `command` determines the standard streams, the arguments, the environment and the working directory.
+    /// If the sandbox has a mount namespace, the program is looked up there, and the working directory is
+    /// `/`. If the sandbox has a user namespace that maps root, the command runs as root there. The command
+    /// inherits the caller's other credentials, cgroups and limits. That is enough for helpers and tests, but
+    /// it is less than a container.
     ///
     /// # Errors
     ///
-    /// The error of exec, as from `Command::spawn`, or an error that names the sandbox if it cannot be entered. No
-    /// process is left.
+    /// The error of exec, as from `Command::spawn`. If the sandbox cannot be entered, an error that names the
+    /// sandbox. After an error, no process is left.
     ///
     /// ```
     /// # use podpause::{Namespace, Program};
@@ -597,7 +613,8 @@ impl Sandbox {
         let pidfd = self.child.pidfd.try_clone()?;
         let flags = self.namespaces;
         // SAFETY: `pre_exec` requires that the function is async-signal-safe. It only makes system calls. It
-        // returns in the container, which then executes the command as the child of std would.
+        // returns in the container, which then executes the command, as the child that std forks normally
+        // would.
         unsafe { command.pre_exec(move || child::enter(&theirs, &pidfd, flags)) };
         // The child that std forked ends as soon as it has cloned the container.
         let spawned = command.spawn().and_then(|mut helper| {
@@ -612,7 +629,7 @@ impl Sandbox {
                 let text = format!("enter the sandbox of process {}: {error}", self.child.pid);
                 Err(io::Error::new(error.kind(), text))
             }
-            _ => Err(io::Error::other(String::from("a helper has ended too early"))),
+            _ => Err(io::Error::other(String::from("the helper ended too early"))),
         };
         match (spawned, entered) {
             (Ok((stdin, stdout, stderr)), Ok(child)) => {
@@ -624,10 +641,11 @@ impl Sandbox {
         }
     }
 
-    /// Sends SIGTERM to pause and reaps it. Its exit status is 0.
+    /// Sends SIGTERM to pause and reaps it. The exit status of pause is 0.
     ///
-    /// If pause is PID 1, the kernel kills what is left in its PID namespace. pause can be reaped only after all of
-    /// that. So reap containers that are children of this process first, or in another thread.
+    /// If pause is PID 1, the kernel kills all other processes in its PID namespace. pause can be reaped only
+    /// after all of them. So if containers are children of this process, reap them first, or in another
+    /// thread.
     ///
     /// # Errors
     ///
@@ -637,8 +655,8 @@ impl Sandbox {
         self.child.wait()
     }
 
-    /// Kills pause. If it is PID 1, the kernel also kills everything else in its PID namespace. Wait for it
-    /// afterwards. Not an error if pause has ended.
+    /// Kills pause. If pause is PID 1, the kernel also kills everything else in its PID namespace. Call
+    /// [`wait`](Self::wait) afterwards. It is not an error if pause has ended.
     ///
     /// # Errors
     ///
@@ -651,14 +669,15 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`] if pause has ended and something else reaped it: another thread that waits for any
-    /// child, the kernel because this process ignores SIGCHLD, or the parent if that is another process.
+    /// [`ErrorKind::NotFound`] if pause has ended and something else reaped it: another thread that waits for
+    /// any child, the kernel if this process ignores SIGCHLD, or the parent of pause if that is another
+    /// process.
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait()
     }
 
-    /// Gives up the sandbox and returns the pidfd of pause. pause goes on, and this library no longer kills or reaps
-    /// it.
+    /// Gives up the sandbox and returns the pidfd of pause. pause keeps running, and this library no longer
+    /// kills or reaps it.
     ///
     /// The process that started pause still has to reap it, unless that process ends first.
     ///
@@ -688,30 +707,30 @@ impl Sandbox {
 
 /// A command that runs in a sandbox, from [`Sandbox::start`], as a child of the caller.
 ///
-/// Drop kills and reaps it.
+/// Drop kills and reaps the command.
 #[derive(Debug)]
 pub struct Container {
-    /// The writing end of its standard input, if that is a pipe.
+    /// The write end of the command's standard input, if that is a pipe.
     pub stdin: Option<ChildStdin>,
-    /// The reading end of its standard output, if that is a pipe.
+    /// The read end of the command's standard output, if that is a pipe.
     pub stdout: Option<ChildStdout>,
-    /// The reading end of its standard error, if that is a pipe.
+    /// The read end of the command's standard error, if that is a pipe.
     pub stderr: Option<ChildStderr>,
     child: Child,
 }
 
 impl Container {
-    /// Its process id in the caller's PID namespace.
+    /// The process id of the command in the caller's PID namespace.
     pub fn pid(&self) -> u32 {
         self.child.pid as u32
     }
 
-    /// Its pidfd, which is closed on exec.
+    /// The pidfd of the command. It has FD_CLOEXEC.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.child.pidfd.as_fd()
     }
 
-    /// Kills it. Wait for it afterwards. Not an error if it has ended.
+    /// Kills the command. Call [`wait`](Self::wait) afterwards. It is not an error if the command has ended.
     ///
     /// # Errors
     ///
@@ -720,11 +739,12 @@ impl Container {
         self.child.send(Signal::KILL)
     }
 
-    /// Closes its standard input, waits until it ends, and reaps it. Later calls return the same status.
+    /// Closes the command's standard input, waits until the command ends, and reaps it. Later calls return
+    /// the same status.
     ///
     /// # Errors
     ///
-    /// As [`Sandbox::wait`].
+    /// Those of [`Sandbox::wait`].
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
         drop(self.stdin.take());
         self.child.wait()

@@ -16,9 +16,9 @@ pub enum Request {
 
 /// A string on the start stack. It ends with a zero byte.
 ///
-/// At least six more bytes follow that zero byte. The last string on the stack is the path of the
-/// program, which has at least one byte and a zero byte. Behind it the stack ends with a null word of
-/// four or eight bytes (`__bprm_mm_init` and `bprm_execve` in Linux `fs/exec.c`).
+/// At least six more bytes follow the zero byte of each argument. The last string on the stack is not an
+/// argument but the path of the program: at least one byte and a zero byte. After it, the stack ends
+/// with a null word of four or eight bytes (`__bprm_mm_init` and `bprm_execve` in Linux `fs/exec.c`).
 #[derive(Clone, Copy)]
 pub struct StackString(*const u8);
 
@@ -27,45 +27,46 @@ impl StackString {
     ///
     /// # Safety
     ///
-    /// The index is at most that of the zero byte.
+    /// The index is not greater than the index of the zero byte.
     #[inline(always)]
     pub unsafe fn byte(self, index: usize) -> u8 {
-        // SAFETY: the string reaches to its zero byte, and the index is not beyond it.
+        // SAFETY: the caller guarantees that the index is within the string or at its zero byte.
         let at = unsafe { self.0.add(index) };
-        // SAFETY: as above, `at` points into the string.
+        // SAFETY: as above, `at` points to the string or to its zero byte.
         unsafe { *at }
     }
 
-    /// Whether these bytes are at this index.
+    /// Whether the string contains `bytes` at this index.
     ///
     /// # Safety
     ///
-    /// The compared bytes end at most six behind the zero byte.
+    /// The string is an argument, and `index + N` is at most 7 greater than the index of its zero byte.
     #[inline(always)]
     pub unsafe fn has<const N: usize>(self, index: usize, bytes: &[u8; N]) -> bool {
-        // SAFETY: the type's doc says that six bytes follow the zero byte; the caller stays within.
+        // SAFETY: at least six bytes follow the zero byte of an argument (see the type). The caller
+        // guarantees that the comparison reads no byte beyond them.
         let at = unsafe { self.0.add(index) };
-        // SAFETY: as above; and an array of bytes needs no alignment.
+        // SAFETY: as above. An array of bytes needs no alignment.
         unsafe { at.cast::<[u8; N]>().read() == *bytes }
     }
 
-    /// What it asks for, as an argument.
+    /// The request that this argument makes, if any.
     #[inline(always)]
     pub fn request(self) -> Option<Request> {
-        // SAFETY: byte 0 is at most the zero byte.
+        // In the SAFETY comments, `z` is the index of the zero byte. `has` may read up to index z + 6.
+        // SAFETY: z >= 0, and this reads index 0.
         let has_dash = unsafe { self.has(0, b"-") };
-        // The following are called only if the string starts with a dash, so that its zero byte has
-        // index 1 or more.
-        // SAFETY: bytes 1 and 2 end one behind the zero byte at the most.
+        // The next two are called only if index 0 is a dash, so z >= 1.
+        // SAFETY: this reads up to index 2 <= z + 1.
         let has_letter = |letter| unsafe { self.has(1, &[letter, 0]) };
-        // SAFETY: bytes 1 to 4 end three behind it at the most.
+        // SAFETY: this reads up to index 4 <= z + 3.
         let has_word = |start| unsafe { self.has::<4>(1, start) };
-        // The following are called only if five bytes matched, so that it has index 5 or more.
-        // SAFETY: bytes 5 and 6 end one behind it at the most.
+        // The next two are called only if `has_word` matched, so z >= 5.
+        // SAFETY: this reads up to index 6 <= z + 1.
         let has_p = || unsafe { self.has(5, b"p\0") };
-        // SAFETY: bytes 5 to 8 end three behind it at the most.
+        // SAFETY: this reads up to index 8 <= z + 3.
         let has_sion = || unsafe { self.has(5, b"sion") };
-        // SAFETY: called only if nine bytes matched, so that byte 9 is at most the zero byte.
+        // SAFETY: this is called only if `has_sion` matched, so z >= 9. It reads index 9.
         let has_end = || unsafe { self.has(9, b"\0") };
         if !has_dash {
             None
@@ -84,8 +85,9 @@ impl StackString {
     }
 }
 
-/// The start stack: argc, the arguments and a null, the environment and a null, then the auxiliary
-/// vector (System V ABI, "Process Initialization"; `create_elf_tables` in Linux `fs/binfmt_elf.c`).
+/// The start stack. It consists of argc, pointers to the arguments, a null pointer, pointers to the
+/// environment, a null pointer, and the auxiliary vector (System V ABI, "Process Initialization";
+/// `create_elf_tables` in Linux `fs/binfmt_elf.c`).
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct StartStack(*const usize);
@@ -95,32 +97,33 @@ impl StartStack {
     ///
     /// # Safety
     ///
-    /// `stack` is the value of the stack pointer at the entry point, and what the kernel put there
-    /// stays as it is while this value, or one made from it, is in use.
+    /// `stack` is the value of the stack pointer at the entry point. Nothing changes or unmaps the start
+    /// stack while this value, or a value made from it, is in use.
     #[allow(dead_code, reason = "the program gets it from the entry point")]
     pub unsafe fn new(stack: *const usize) -> Self {
         Self(stack)
     }
 
-    /// The arguments, the first of which is the name of the program.
+    /// The arguments. The first one is the name of the program.
     #[inline(always)]
     pub fn arguments(self) -> Arguments {
-        // SAFETY: behind argc is the first argument, or the null if there is none.
+        // SAFETY: the word after argc is the first argument, or the null pointer if there are none.
         Arguments(Cursor(unsafe { self.0.add(1) }))
     }
 
-    /// The address of the program's path, by the auxiliary vector, if it has one.
+    /// The address of the program's path, from the entry AT_EXECFN of the auxiliary vector. None if there
+    /// is no such entry.
     #[inline(always)]
     pub fn path(self) -> Option<usize> {
-        // SAFETY: the stack starts with argc.
+        // SAFETY: the first word of the start stack is argc.
         let argc = unsafe { *self.0 };
-        // SAFETY: behind argc are so many arguments and a null, and then the environment.
+        // SAFETY: argc is followed by that many arguments and a null pointer. The environment comes next.
         let mut cursor = Cursor(unsafe { self.0.add(argc + 2) });
-        // SAFETY: the environment ends with a null, and the loop stops there.
+        // SAFETY: the environment ends with a null pointer, and the loop stops there.
         while unsafe { cursor.next() } != 0 {}
         loop {
-            // A key is small: half of the word is enough.
-            // SAFETY: the auxiliary vector ends with the key zero, and the loop stops there.
+            // Keys are small numbers, so 32 bits are enough.
+            // SAFETY: the last key of the auxiliary vector is zero, and the loop stops there.
             let key = unsafe { cursor.next() } as u32;
             // SAFETY: each key has a value.
             let value = unsafe { cursor.next() };
@@ -133,7 +136,7 @@ impl StartStack {
     }
 }
 
-/// The arguments that are still to be read.
+/// An iterator over the arguments.
 pub struct Arguments(Cursor);
 
 impl Iterator for Arguments {
@@ -141,12 +144,11 @@ impl Iterator for Arguments {
 
     #[inline(always)]
     fn next(&mut self) -> Option<StackString> {
-        // The cursor stays at the null that ends the list.
-        // SAFETY: so it has not passed the end of the arguments.
+        // SAFETY: the cursor does not move past the null pointer that ends the arguments.
         match unsafe { self.0.word() } {
             0 => None,
             address => {
-                // SAFETY: this word is an argument, so another one follows, or the null.
+                // SAFETY: this word is an argument, so another argument or the null pointer follows.
                 unsafe { self.0.advance() };
                 Some(StackString(core::ptr::with_exposed_provenance(address)))
             }
@@ -165,7 +167,7 @@ impl Cursor {
     /// The position is on the start stack.
     #[inline(always)]
     unsafe fn word(&self) -> usize {
-        // SAFETY: the caller guarantees that there is a word.
+        // SAFETY: the caller guarantees that the position is on the start stack.
         unsafe { *self.0 }
     }
 
@@ -176,18 +178,18 @@ impl Cursor {
     /// The position is on the start stack.
     #[inline(always)]
     unsafe fn advance(&mut self) {
-        // SAFETY: the next word is on the stack too, or is the end of the stack.
+        // SAFETY: the result is on the start stack too, or one past its end.
         self.0 = unsafe { self.0.add(1) };
     }
 
-    /// The word at this position, which then moves to the next.
+    /// Returns the word at this position, and moves to the next word.
     ///
     /// # Safety
     ///
     /// The position is on the start stack.
     #[inline(always)]
     unsafe fn next(&mut self) -> usize {
-        // SAFETY: the caller guarantees the position.
+        // SAFETY: the caller guarantees that the position is on the start stack.
         let word = unsafe { self.word() };
         // SAFETY: as above.
         unsafe { self.advance() };

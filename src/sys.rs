@@ -1,8 +1,8 @@
 //! The system calls that pause makes, and their constants.
 //!
-//! A constant has the same value on all our architectures (Linux `include/uapi/asm-generic/`). A
-//! negative result is a negated errno. Constants and fields are public for `crates/abi-check`, which
-//! compares them with the libc crate.
+//! Each constant has the same value on all our architectures (Linux `include/uapi/asm-generic/`). A
+//! negative result of a system call is a negated errno. Constants and fields are public so that
+//! `crates/abi-check` can compare them with the libc crate.
 
 use crate::arch::{nr, succeeds, syscall};
 
@@ -33,7 +33,7 @@ pub const PR_SET_CHILD_SUBREAPER: usize = 36;
 /// The kernel's signal set: a 64-bit number in which signal N is bit N - 1.
 pub type SignalSet = [u8; 8];
 
-/// The set of these signals.
+/// The set that contains these signals.
 pub const fn signals<const N: usize>(of: [i32; N]) -> SignalSet {
     let (mut set, mut index) = (0_u64, 0);
     while index < N {
@@ -51,8 +51,8 @@ pub struct PollFd {
     pub revents: i16,
 }
 
-/// `struct sigaction` of the kernel: the handler; then, all zero, the flags, the restorer if the
-/// architecture has one, and the mask.
+/// `struct sigaction` of the kernel. It starts with the handler. The flags, the restorer (on some
+/// architectures) and the mask follow; all of them are zero.
 #[repr(C)]
 pub struct SignalAction {
     pub handler: usize,
@@ -88,14 +88,14 @@ pub struct MemoryMap {
     pub exe_fd: u32,
 }
 
-/// For `exe_fd`: do not change /proc/PID/exe.
+/// A value for `exe_fd` that leaves /proc/PID/exe as it is.
 const NO_FILE: u32 = u32::MAX;
 
 impl MemoryMap {
     /// Sets `end_code` and `start_stack` to `page`, and all other addresses to `text`.
     ///
-    /// The kernel requires each address to be valid (`validate_prctl_map_addr` in `kernel/sys.c`). Because
-    /// `brk` is not in the page, /proc/PID/maps shows it as `[stack]` and not as `[heap]`.
+    /// The kernel requires each address to be valid (`validate_prctl_map_addr` in `kernel/sys.c`). Since
+    /// `brk` is outside the private page, /proc/PID/maps labels that page `[stack]`, not `[heap]`.
     #[inline(always)]
     pub fn place(&mut self, text: usize, page: usize) {
         let addresses = (&raw mut *self).cast::<[u64; 11]>();
@@ -108,12 +108,12 @@ impl MemoryMap {
     }
 }
 
-/// A string for the kernel, which ends with a zero byte.
+/// A string that ends with a zero byte, for the kernel.
 #[repr(transparent)]
 pub struct Terminated<const N: usize>([u8; N]);
 
 impl<const N: usize> Terminated<N> {
-    /// The string of these bytes, the last of which is zero.
+    /// Makes a string of these bytes. The last one has to be zero.
     pub const fn new(bytes: &[u8; N]) -> Self {
         assert!(bytes[N - 1] == 0);
         Self(*bytes)
@@ -140,8 +140,9 @@ pub fn write_and_forget(descriptor: usize, bytes: &[u8]) {
     unsafe { succeeds(nr::WRITE, [descriptor, address(bytes.as_ptr()), bytes.len()]) };
 }
 
-/// Whether a write to this descriptor does not block, according to poll(2). That includes a write that
-/// fails at once, as on a closed descriptor or a pipe without a reader. False if the call fails.
+/// Returns whether poll(2) reports that a write to this descriptor would not block. This is also the
+/// case if the write would fail at once, as on a closed descriptor or a pipe without a reader. Returns
+/// false if poll fails.
 #[inline(always)]
 pub fn is_writable(buffers: &mut Buffers, descriptor: usize) -> bool {
     buffers.poll.fd = descriptor as i32;
@@ -150,8 +151,8 @@ pub fn is_writable(buffers: &mut Buffers, descriptor: usize) -> bool {
     // The timeout is a `struct timespec` of at most 16 bytes. It is zero, so the call returns at once.
     let timeout = address(&raw mut buffers.action.zero);
     let ppoll = |number| {
-        // SAFETY: the kernel writes one `struct pollfd`, and may write the time that is left, which is
-        // zero as before, to the timeout.
+        // SAFETY: the kernel reads and writes one `struct pollfd`. It reads the timeout, and may overwrite
+        // it with the remaining time, which is zero too.
         unsafe { syscall(number, [poll, 1, timeout, 0]) }
     };
     #[cfg(target_pointer_width = "64")]
@@ -161,8 +162,8 @@ pub fn is_writable(buffers: &mut Buffers, descriptor: usize) -> bool {
     ready > 0
 }
 
-/// Makes the newer of two calls, and the older one if the newer one fails: Linux before 5.1, or a seccomp
-/// filter, does not know the newer one. EINTR is not a failure.
+/// Makes the newer one of two system calls. If it fails, makes the older one: Linux before 5.1 and some
+/// seccomp filters do not know the newer one. EINTR does not count as a failure.
 #[cfg(target_pointer_width = "32")]
 #[inline(always)]
 fn newer_or_older(newer: usize, older: usize, call: impl Fn(usize) -> i32) -> i32 {
@@ -176,7 +177,8 @@ fn newer_or_older(newer: usize, older: usize, call: impl Fn(usize) -> i32) -> i3
 #[inline(always)]
 pub fn set_signal_mask(set: &SignalSet) -> bool {
     let arguments = [SIG_SETMASK, address(set), 0, size_of::<SignalSet>()];
-    // SAFETY: the kernel reads one signal set, whose size it is told, and writes none.
+    // SAFETY: the kernel reads one signal set of the given size. The address for the old set is null, so the
+    // kernel writes nothing.
     unsafe { succeeds(nr::RT_SIGPROCMASK, arguments) }
 }
 
@@ -186,21 +188,23 @@ pub fn set_signal_mask(set: &SignalSet) -> bool {
 pub fn ignore_sigchld(buffers: &mut Buffers) -> bool {
     buffers.action.handler = SIG_IGN;
     let action = &raw const buffers.action;
-    // SAFETY: the kernel reads one `struct sigaction`, which is no longer than ours (five words at
-    // most), and writes none. No handler is installed that could run.
+    // SAFETY: the kernel reads one `struct sigaction`, which is at most five words long, like ours. The
+    // address for the old one is null, so the kernel writes nothing. SIG_IGN installs no handler.
     unsafe {
         succeeds(nr::RT_SIGACTION, [SIGCHLD as usize, address(action), 0, size_of::<SignalSet>()])
     }
 }
 
-/// Sleeps until one of these signals is pending, takes it and returns its number. sigwaitinfo(2)
+/// Sleeps until one of these signals is pending, removes it from the pending signals and returns its
+/// number. sigwaitinfo(2)
 ///
-/// It retries only on EINTR, after a stop, a freeze or a tracer. A retry after any other error could loop
-/// for ever.
+/// It retries only on EINTR, which a stop, a freeze or a tracer can cause. If it retried after other
+/// errors, it could loop for ever.
 #[inline(always)]
 pub fn wait_for_signal(set: &SignalSet) -> i32 {
     let wait = |number| {
-        // SAFETY: the kernel reads one signal set, whose size it is told, and writes nothing.
+        // SAFETY: the kernel reads one signal set of the given size. It writes nothing, because the other
+        // addresses are null.
         unsafe { syscall(number, [address(set), 0, 0, size_of::<SignalSet>()]) }
     };
     loop {
@@ -214,27 +218,28 @@ pub fn wait_for_signal(set: &SignalSet) -> i32 {
     }
 }
 
-/// Reaps one dead child, if there is one, whatever its exit signal. Returns its process id. wait4(2)
+/// Reaps one dead child, if there is one, whatever its exit signal is. Returns the child's process id.
+/// wait4(2)
 #[inline(always)]
 pub fn reap_one() -> i32 {
-    // SAFETY: the kernel writes nothing, since both addresses are null.
+    // SAFETY: the kernel writes nothing, because both addresses are null.
     unsafe { syscall(nr::WAIT4, [usize::MAX, 0, WNOHANG | __WALL, 0]) }
 }
 
 /// This process's id in its PID namespace. getpid(2)
 #[inline(always)]
 pub fn process_id() -> i32 {
-    // SAFETY: the call has no arguments, and changes nothing.
+    // SAFETY: the call has no arguments and changes nothing.
     unsafe { syscall(nr::GETPID, []) }
 }
 
-/// Closes all descriptors but standard input, output and error. close_range(2), since Linux 5.9
+/// Closes all descriptors except standard input, output and error. close_range(2), since Linux 5.9
 ///
-/// The last one is the largest that an `int` can name. gVisor refuses a larger one.
+/// The last descriptor of the range is `i32::MAX`, because gVisor refuses a greater one.
 ///
 /// # Safety
 ///
-/// Nothing in the process uses another descriptor from here on.
+/// Nothing in the process uses a descriptor above 2 from here on.
 #[inline(always)]
 pub unsafe fn close_all_but_stdio() {
     // SAFETY: the caller guarantees that nothing uses what this closes.
@@ -258,18 +263,20 @@ pub fn set_thread_name<const N: usize>(name: &Terminated<N>) {
 /// Makes this process adopt the orphans among its descendants. PR_SET_CHILD_SUBREAPER(2const)
 #[inline(always)]
 pub fn become_child_subreaper() {
-    // SAFETY: the call takes a number.
+    // SAFETY: the argument is a number, and the kernel accesses no memory of the process.
     unsafe { succeeds(nr::PRCTL, [PR_SET_CHILD_SUBREAPER, 1]) };
 }
 
-/// Tells the kernel the new addresses. Returns whether that succeeds. PR_SET_MM_MAP(2const)
+/// Gives the kernel the addresses that are in `map`. Returns whether that succeeds. PR_SET_MM_MAP(2const)
 ///
-/// It needs a kernel with CONFIG_CHECKPOINT_RESTORE, and no capability. A 32-bit program may run on a 32-bit
-/// or a 64-bit kernel. Each refuses the other's struct, so this tries both.
+/// This needs a kernel with CONFIG_CHECKPOINT_RESTORE, but no capability. A 32-bit program may run on a
+/// 32-bit or on a 64-bit kernel, which have different structs, and each refuses the struct of the other.
+/// So a 32-bit program tries both.
 #[inline(always)]
 pub fn set_memory_map(map: &mut MemoryMap) -> bool {
     if cfg!(target_pointer_width = "32") {
-        // With an address of four bytes, this is where `exe_fd` is, and the struct ends behind it.
+        // In the struct of a 32-bit kernel, `auxv` has four bytes. So that struct has `exe_fd` where
+        // `MemoryMap` has `auxv_size`, and it ends where `MemoryMap` has `exe_fd` (on Arm, after padding).
         const SIZE: usize =
             core::mem::offset_of!(MemoryMap, exe_fd).next_multiple_of(align_of::<u64>());
         map.auxv_size = NO_FILE;
@@ -283,8 +290,8 @@ pub fn set_memory_map(map: &mut MemoryMap) -> bool {
 }
 
 fn prctl_set_mm_map(map: &MemoryMap, size: usize) -> bool {
-    // SAFETY: the kernel reads `size` bytes, which are within `map`. It changes what /proc shows of the
-    // process, and no mapping.
+    // SAFETY: the kernel reads `size` bytes, which are within `map`. The call changes what /proc shows about
+    // the process, but it changes no mapping.
     unsafe { succeeds(nr::PRCTL, [PR_SET_MM, PR_SET_MM_MAP, address(map), size, 0]) }
 }
 
@@ -292,7 +299,7 @@ fn prctl_set_mm_map(map: &MemoryMap, size: usize) -> bool {
 ///
 /// # Safety
 ///
-/// Nothing uses the memory from `from` to the end of the page of `to` any more.
+/// From this call on, nothing uses the memory from `from` to `to`, rounded up to a whole page.
 #[inline(always)]
 pub unsafe fn unmap(from: usize, to: usize) {
     // SAFETY: the caller guarantees that nothing uses this memory.

@@ -1,12 +1,12 @@
-//! The README's table and picture are those of the saved run: they cannot drift apart.
+//! Checks that the README's table and picture are those of the saved run, so they cannot drift apart.
 //!
-//! After a new run, or a change in `tests/common/src/footprint`:
+//! After a new run, or a change in `tests/common/src/footprint`, run:
 //!
 //! ```text
 //! cargo bench --bench footprint -- --from benches/record/RECORD.json --svg benches/record/RECORD.svg --markdown
 //! ```
 //!
-//! and what it prints goes between the two comments in the README.
+//! Then put its output between the two comments in the README.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ fn the_picture_is_that_of_the_record() {
     assert!(README.contains(&name), "the README shows {name}");
 }
 
-/// The table of the pod has the medians of the records that `pod-overhead --json` wrote.
+/// The README's table of the pod contains the figures of the records that `pod-overhead --json` wrote.
 #[test]
 fn the_table_of_the_pod_is_that_of_its_records() {
     let charged = |pause: &str, handler: &str| -> u64 {
@@ -67,8 +67,8 @@ fn the_table_of_the_pod_is_that_of_its_records() {
     }
 }
 
-/// The record is of a program like the one that is here: another compiler may make it a few bytes
-/// more or less, and any larger difference wants a new run.
+/// The record is of the program in this repository. Another compiler may make the program a few bytes larger
+/// or smaller, so only a larger difference requires a new run.
 #[test]
 fn the_record_is_of_this_program() {
     let record = saved();
@@ -77,7 +77,7 @@ fn the_record_is_of_this_program() {
     assert!(README.contains(&headline), "the README says {headline}");
     if record.machine.architecture == std::env::consts::ARCH {
         let difference = pause.file_bytes.abs_diff(podpause::ELF.len() as u64);
-        assert!(difference < 50, "a new run is due");
+        assert!(difference < 50, "make a new run");
     }
 }
 
@@ -89,7 +89,7 @@ fn the_goals_are_those_of_the_figures() {
     assert_eq!(found.len(), record.goals.len());
     for (found, saved) in found.iter().zip(&record.goals) {
         assert_eq!((&found.what, found.limit), (&saved.what, saved.limit));
-        // The last digit may be lost on the way through JSON.
+        // JSON may lose the last digit.
         let difference = found.measured.unwrap_or(-1.0) - saved.measured.unwrap_or(-1.0);
         assert!(difference.abs() < 1e-9, "{}: {difference}", found.what);
     }

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Result;
 
-/// What the names of our groups start with. The rest is the id of the benchmark and a name.
+/// The start of our groups' names. The benchmark's process ID and a name follow.
 const PREFIX: &str = "podpause-footprint-";
 
 #[derive(Clone, Copy, PartialEq)]
@@ -18,7 +18,7 @@ pub enum Version {
     V2,
 }
 
-/// The hierarchy that has a controller, and our own place in it.
+/// The hierarchy that has a controller, and the group in which the benchmark was started.
 pub struct Hierarchy {
     pub version: Version,
     root: PathBuf,
@@ -26,7 +26,7 @@ pub struct Hierarchy {
 }
 
 impl Hierarchy {
-    /// Finds the hierarchy with this controller, and whether groups can be made there.
+    /// Finds the hierarchy with this controller, and checks that groups can be made in it.
     pub fn find(controller: &str) -> Result<Self> {
         let read =
             |path: &str| fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
@@ -67,7 +67,7 @@ impl Hierarchy {
                 format!("{}: {error}: groups with {controller} need root", enabled.display())
             })?;
         }
-        // Groups that a killed benchmark has left. Only an empty group can be removed.
+        // Removes groups that a killed benchmark left. This fails for groups that still have processes.
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
             let name = entry.file_name().into_string().unwrap_or_default();
             let id = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
@@ -78,7 +78,7 @@ impl Hierarchy {
         self.group("probe").map(drop)
     }
 
-    /// Makes a group, which lives as long as this.
+    /// Makes a group, which is removed when the returned guard is dropped.
     pub fn group(&self, name: &str) -> Result<Group> {
         let folder = self.root.join(format!("{PREFIX}{}-{name}", std::process::id()));
         let failed = |error| format!("{}: {error}: cgroups need root", folder.display());
@@ -96,7 +96,7 @@ impl Hierarchy {
     }
 }
 
-/// A group. Who is left in it is killed, and the group removed, when this is dropped.
+/// A group. When this is dropped, any process left in it is killed and the group is removed.
 pub struct Group {
     version: Version,
     procs: File,
@@ -105,18 +105,19 @@ pub struct Group {
 }
 
 impl Group {
-    /// Moves the calling process here. One system call, so that a child can do it before its execve.
+    /// Moves the calling process into this group. It is one system call, so that a child can make it before
+    /// its execve.
     pub fn take_caller(&self) -> rustix::io::Result<()> {
         rustix::io::write(&self.procs, b"0").map(drop)
     }
 
-    /// Moves the benchmark here, until the guard is dropped.
+    /// Moves the benchmark into this group, until the guard is dropped.
     pub fn enter(&self) -> Result<Inside<'_>> {
         self.take_caller().map_err(|error| format!("{}: {error}", self.folder.display()))?;
         Ok(Inside(self))
     }
 
-    /// Gives the group the lowest share of the CPU that there is.
+    /// Gives the group the lowest possible share of the CPU.
     pub fn set_lowest_cpu_share(&self) -> Result<()> {
         let (file, share) = match self.version {
             Version::V1 => ("cpu.shares", "2"),
@@ -145,14 +146,16 @@ impl Group {
                 Ok(Charge {
                     anonymous_bytes: number("rss")?,
                     file_bytes: number("cache")?,
-                    kernel_bytes: kernel.trim().parse().map_err(|_| "no number".to_owned())?,
+                    kernel_bytes: kernel.trim().parse().map_err(|_| {
+                        format!("memory.kmem.usage_in_bytes is not a number: {}", kernel.trim())
+                    })?,
                     kernel_stack_bytes: None,
                     slab_bytes: None,
                 })
             }
             Version::V2 => {
                 let (stack, slab) = (figure("kernel_stack"), figure("slab"));
-                // Before Linux 5.18 there is no sum.
+                // Before Linux 5.18, memory.stat has no `kernel`, the sum of these parts.
                 let parts = [stack, slab, figure("pagetables"), figure("percpu")];
                 let kernel = figure("kernel").unwrap_or(parts.into_iter().flatten().sum());
                 Ok(Charge {
@@ -171,7 +174,7 @@ impl Drop for Group {
     fn drop(&mut self) {
         let procs = self.folder.join("cgroup.procs");
         let start = Instant::now();
-        // The dead leave the group a moment after they have been reaped.
+        // A process may leave the group a moment after it has been reaped.
         while fs::remove_dir(&self.folder).is_err() && start.elapsed() < Duration::from_secs(5) {
             let pids = fs::read_to_string(&procs).unwrap_or_default();
             for pid in pids.lines().filter_map(|pid| pid.parse().ok().and_then(Pid::from_raw)) {
@@ -184,7 +187,7 @@ impl Drop for Group {
     }
 }
 
-/// The benchmark is inside of a group, and leaves when this is dropped.
+/// Keeps the benchmark inside a group. When this is dropped, the benchmark returns to the group it came from.
 pub struct Inside<'a>(&'a Group);
 
 impl Drop for Inside<'_> {

@@ -7,7 +7,7 @@ use podpause::compile::Platform;
 
 use crate::Result;
 
-/// A program by the name that it has in the tables, and a folder with an OCI image layout.
+/// The name of a program in the tables, and the folder with its OCI image layout.
 #[derive(Clone)]
 pub struct Layout {
     pub program: String,
@@ -18,13 +18,13 @@ impl std::str::FromStr for Layout {
     type Err = &'static str;
 
     fn from_str(text: &str) -> std::result::Result<Self, Self::Err> {
-        let (program, folder) = text.split_once('=').ok_or("it is to be PROGRAM=FOLDER")?;
+        let (program, folder) = text.split_once('=').ok_or("expected PROGRAM=FOLDER")?;
         Ok(Self { program: program.into(), folder: folder.into() })
     }
 }
 
 impl Layout {
-    /// What a node fetches of the image: manifest, configuration and compressed layers, in bytes.
+    /// The size of what a node fetches of the image: manifest, configuration and compressed layers.
     pub fn image_bytes(&self) -> Result<u64> {
         let index = self.folder.join("index.json");
         let index = ImageIndex::from_file(&index).map_err(|error| failed(&index, error))?;
@@ -40,7 +40,7 @@ impl Layout {
         Ok(parts.map(Descriptor::size).sum())
     }
 
-    /// The first image, or index of images, that is for this machine or does not say for which.
+    /// The first image, or index of images, that is for this machine's architecture or names no platform.
     fn of_this_machine(&self, index: &ImageIndex) -> Result<Descriptor> {
         let own = Platform::own().ok_or("pause is not made for this machine")?.architecture();
         let is_ours = |descriptor: &&Descriptor| {

@@ -29,42 +29,42 @@ use cgroup::{Hierarchy, Version};
 use layout::Layout;
 use measure::Subject;
 
-/// An error is a sentence for the person at the terminal.
+/// Errors are messages for the user.
 type Result<T> = std::result::Result<T, String>;
 
-/// Measures the footprint of pause beside its peers: catatonit, s6-pause, tini, dumb-init, busybox and
-/// sleep, as far as they are installed, and two programs in assembly.
+/// Measures the footprint of pause, of two programs in assembly, and of its installed peers among catatonit,
+/// s6-pause, tini, dumb-init, busybox and sleep.
 #[derive(Parser)]
 #[command(name = "footprint", bin_name = "cargo bench --bench footprint --")]
 struct Options {
-    /// Other pause binaries, such as `/pause` of an image, with the names that they have in the tables:
-    /// registry.k8s.io/pause:3.9=./pause. Without one, the path is the name.
+    /// Other pause binaries, such as `/pause` from an image, each with a name to show in the tables, as in
+    /// registry.k8s.io/pause:3.9=./pause. Without a name, the path is shown.
     #[arg(value_name = "[NAME=]PROGRAM")]
     programs: Vec<Given>,
-    /// An OCI image layout that has a program's image, such as pause=dist/oci: its size is shown.
+    /// The OCI image layout of a program, such as pause=dist/oci. The size of the image is then shown.
     #[arg(long, value_name = "PROGRAM=FOLDER")]
     layout: Vec<Layout>,
     /// Measure 10, 100, 1,000… up to this many instances of each program at once.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..))]
     instances: u32,
-    /// Save the run.
+    /// Save the run as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw a picture.
+    /// Draw the figures as SVG.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Print the table of the README instead of all figures.
+    /// Print the README's table instead of all figures.
     #[arg(long)]
     markdown: bool,
-    /// Measure nothing, and show a saved run.
+    /// Show a saved run instead of measuring.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["programs", "json", "instances", "layout"])]
     from: Option<PathBuf>,
-    /// Cargo hands this over.
+    /// `cargo bench` passes this flag.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// A program by the name that it has in the tables.
+/// A program, and its name in the tables.
 #[derive(Clone)]
 struct Given {
     name: String,
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    // Before the run, and not after it, it shows whether these files can be written.
+    // Finds out before the run, not after it, whether these files can be written.
     for file in [&options.json, &options.svg].into_iter().flatten() {
         let opened = fs::File::options().append(true).create(true).open(file);
         opened.map_err(|error| format!("{}: {error}", file.display()))?;
@@ -132,7 +132,7 @@ fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The whole run.
+/// Makes all measurements.
 fn measure(options: &Options) -> Result<Record> {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
@@ -205,7 +205,7 @@ fn measure(options: &Options) -> Result<Record> {
         bar.set_message(format!("{count} instances"));
         if let Err(error) = measure::scale(&mut subjects, memory.as_ref(), count, &step) {
             process::check_interrupt()?;
-            // So many are more than this machine has room for. The rest is worth to be told.
+            // This machine may have no room for so many. The figures so far are still worth reporting.
             notes.push(format!("{count} instances: not measured: {error}"));
             break;
         }
@@ -239,7 +239,7 @@ fn progress_bar(length: u64) -> ProgressBar {
     style.map_or(bar.clone(), |style| bar.with_style(style))
 }
 
-/// What the machine is, without its name.
+/// Describes the machine, without its host name.
 fn machine(options: &Options, is_root: bool, memory_cgroup: &str, load: f64) -> Machine {
     let cpu_info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -273,7 +273,7 @@ fn machine(options: &Options, is_root: bool, memory_cgroup: &str, load: f64) -> 
     }
 }
 
-/// The average number of runnable processes in the last minute.
+/// The load average of the last minute: processes that are runnable or in uninterruptible sleep.
 fn load() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default()

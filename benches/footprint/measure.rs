@@ -1,4 +1,4 @@
-//! The measurements. Each one measures all programs in turn, so noise affects them alike.
+//! The measurements. Each one measures all programs in turn, so that noise affects them alike.
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -16,29 +16,29 @@ use crate::cgroup::{Charge, Group, Hierarchy};
 use crate::process::{self, Pinned, Process, Setting, start};
 use crate::programs::Program;
 
-/// After how long the kernel has added up what each CPU has counted for a cgroup, which it does
-/// every two seconds.
+/// How long to wait until a cgroup's figures are complete: the kernel adds up the counts of all CPUs every
+/// two seconds.
 const SETTLE: Duration = Duration::from_millis(2_500);
-/// Instances before the first reading: they bring in the program's pages, and fill caches.
+/// The number of instances before the first reading. They load the program's pages, and fill caches.
 const WARM_UP: usize = 20;
-/// How many batches of instances follow, and how many there are in each.
+/// The number of batches of instances that follow, and the number of instances in each.
 const BATCHES: usize = 3;
 const PER_BATCH: usize = 100;
-/// Of how many instances the memory is read, for its median.
+/// The number of instances whose memory is read, to take the median.
 const SAMPLE: usize = 25;
-/// How often each program is started for its times.
+/// How often each time is measured: to answer, to fall asleep and to end, and to start a sandbox.
 const STARTS: usize = 1_000;
 const HOLDS: usize = 100;
 const SANDBOXES: usize = 200;
-/// How long a program may take to say its version.
+/// How long a program may take to print its version.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
 /// How long a program may take to end after SIGTERM.
 const TERM_DEADLINE: Duration = Duration::from_secs(1);
-/// Orphans in a storm, and how many of them at a time.
+/// The number of orphans in a storm, and the number of them in each batch.
 const ORPHANS: usize = 1_000;
 const AT_ONCE: usize = 50;
 
-/// All that is known of one program while the benchmark runs.
+/// A program, and its figures so far.
 pub struct Subject {
     pub program: Program,
     pub figures: Figures,
@@ -76,18 +76,19 @@ impl Subject {
     }
 }
 
-/// Those that hold, all but the assembly program that only exits.
+/// The subjects that sleep until they are ended: all but the assembly program that only exits.
 fn holders(subjects: &mut [Subject]) -> impl Iterator<Item = &mut Subject> {
     subjects.iter_mut().filter(|subject| subject.program.holds())
 }
 
-/// Starts a program, to say at once if it cannot be measured. Returns what there is to note.
+/// Starts a program once, so that one that cannot be measured is reported at the beginning. Returns a note
+/// for the record, if any.
 pub fn check(program: &mut Program) -> Result<Option<String>> {
     if program.holds() {
         let setting = Setting { is_pid1: true, ..Setting::default() };
         let mut process = start(program, &program.hold, setting)?;
         process.wait_until_asleep(program)?;
-        // One that sleeps a moment, and then ends, is found here.
+        // This finds a program that sleeps for a moment and then ends.
         if process.ends_within(Duration::from_millis(50))? {
             process.wait_until_asleep(program)?;
         }
@@ -109,7 +110,7 @@ pub fn check(program: &mut Program) -> Result<Option<String>> {
 
 /// The instances of a program in a cgroup, and what the group was charged at each reading.
 struct Population<'a> {
-    /// The processes come first: they end before their group is removed.
+    /// They end before `group` is removed: the callers declare groups before populations.
     processes: Vec<Process>,
     group: Option<&'a Group>,
     is_inside: bool,
@@ -121,7 +122,7 @@ impl<'a> Population<'a> {
         Self { processes: Vec::new(), group, is_inside, charges: Vec::new() }
     }
 
-    /// Starts so many instances, and waits until they sleep.
+    /// Starts this many instances, and waits until all of them sleep.
     fn grow(&mut self, subject: &Subject, count: usize) -> Result<()> {
         let inside = match self.group {
             Some(group) if self.is_inside => Some(group.enter()?),
@@ -146,7 +147,7 @@ impl<'a> Population<'a> {
         Ok(())
     }
 
-    /// The growth of the charge in each batch, divided by the instances in it.
+    /// The growth of the charge in each batch, divided by the number of instances in the batch.
     fn charged(&self, per_batch: usize, page_tables_bytes: f64) -> Option<Charged> {
         let growth = |part: &dyn Fn(&Charge) -> f64| -> Vec<f64> {
             let pairs = self.charges.windows(2);
@@ -175,7 +176,7 @@ impl<'a> Population<'a> {
     }
 }
 
-/// Memory of an instance, and with cgroups what it is charged.
+/// Measures the memory of an instance and, if there are cgroups, what a cgroup is charged for it.
 pub fn memory(
     subjects: &mut [Subject],
     cgroups: Option<&Hierarchy>,
@@ -187,7 +188,8 @@ pub fn memory(
         (0..count).map(|index| group(index).transpose()).collect()
     };
     let (inside_groups, after_groups) = (groups("inside")?, groups("after")?);
-    // Both have a population for each program. Without cgroups there is no second way.
+    // An instance is either forked inside its group or moves there before its execve. Each way has a
+    // population for each program. Without cgroups only the first is needed.
     let population = |group, is_inside| Population::new(Option::as_ref(group), is_inside);
     let mut inside: Vec<_> = inside_groups.iter().map(|group| population(group, true)).collect();
     let after = after_groups.iter().filter(|_| cgroups.is_some());
@@ -221,7 +223,7 @@ pub fn memory(
     Ok(())
 }
 
-/// Waits until all is counted that is charged to cgroups.
+/// Waits until everything that is charged to cgroups has been counted.
 fn settle(cgroups: Option<&Hierarchy>) -> Result<()> {
     match cgroups {
         Some(_) => process::sleep(SETTLE),
@@ -229,7 +231,7 @@ fn settle(cgroups: Option<&Hierarchy>) -> Result<()> {
     }
 }
 
-/// The median of each figure, for the instances that were started last.
+/// The median of each figure over the instances that were started last.
 fn typical_memory(processes: &[Process]) -> Result<Memory> {
     let last = &processes[processes.len().saturating_sub(SAMPLE)..];
     let samples = last.iter().map(read_memory).collect::<Result<Vec<_>>>()?;
@@ -271,20 +273,21 @@ fn read_memory(process: &Process) -> Result<Memory> {
     Ok(memory)
 }
 
-/// Times to answer, to fall asleep and to end, and what happens until they sleep.
+/// Measures the times that programs take to answer, to fall asleep and to end, and counts their system calls
+/// and page faults until they sleep.
 pub fn starts(subjects: &mut [Subject], progress: &dyn Fn()) -> Result<()> {
     let us = |start: Instant| start.elapsed().as_secs_f64() * 1e6;
     let mut answers = vec![Vec::new(); subjects.len()];
-    // The scheduler may move a program to another CPU as it is executed, which costs more than it
-    // does itself.
+    // The scheduler may move a program to another CPU at its execve, which takes longer than the program
+    // itself runs.
     let pinned = Pinned::to(process::first_cpu()?)?;
     for round in 0..STARTS {
         for index in rotated(subjects.len(), round) {
             let program = &subjects[index].program;
             let Some(argv) = &program.answer else { continue };
             process::check_interrupt()?;
-            // Twice, and the second counts: it finds the caches as its like has left them, and not
-            // as a neighbour did.
+            // Each program is started twice, and only the second start counts: it finds the caches as the
+            // same program left them, not another one.
             start(program, argv, Setting::default())?.wait();
             let begin = Instant::now();
             start(program, argv, Setting::default())?.wait();
@@ -345,10 +348,10 @@ pub fn starts(subjects: &mut [Subject], progress: &dyn Fn()) -> Result<()> {
     Ok(())
 }
 
-/// The start of a sandbox that is pause, from its file and from a memfd.
+/// Measures the start of pause as a sandbox, from its file and from a memfd.
 pub fn sandboxes(subjects: &mut [Subject], memfd: BorrowedFd, progress: &dyn Fn()) -> Result<()> {
     let pause = subjects.iter_mut().find(|subject| subject.program.kind == Kind::Pause);
-    let pause = pause.ok_or("pause is measured")?;
+    let pause = pause.ok_or("pause is not among the programs")?;
     let mut times = [Vec::new(), Vec::new()];
     for round in 0..SANDBOXES {
         for index in rotated(times.len(), round) {
@@ -368,12 +371,12 @@ pub fn sandboxes(subjects: &mut [Subject], memfd: BorrowedFd, progress: &dyn Fn(
     Ok(())
 }
 
-/// The start of a sandbox by the library, beside the least that a runtime could do.
+/// Measures the start of a sandbox by the library, and by the least that a runtime could do.
 pub fn library_sandboxes(subjects: &mut [Subject], library: &podpause::Program) -> Result<()> {
     const KINDS: [Namespace; 5] =
         [Namespace::Pid, Namespace::Net, Namespace::Ipc, Namespace::Uts, Namespace::Mount];
     let assembly = subjects.iter().position(|subject| subject.program.kind == Kind::Loop);
-    // There is assembly for some architectures only.
+    // The assembly programs exist for some architectures only.
     let Some(assembly) = assembly else { return Ok(()) };
     let spawn = || -> Result<f64> {
         let begin = Instant::now();
@@ -400,7 +403,7 @@ pub fn library_sandboxes(subjects: &mut [Subject], library: &podpause::Program) 
     for round in 0..SANDBOXES {
         process::check_interrupt()?;
         for index in rotated(times.len(), round) {
-            // Each right after another one of its kind, of which the second counts.
+            // Each is started twice in a row, and only the second start counts.
             for is_second in [false, true] {
                 let us = if index == 0 { spawn()? } else { bare(subjects)? };
                 if is_second {
@@ -418,12 +421,13 @@ pub fn library_sandboxes(subjects: &mut [Subject], library: &podpause::Program) 
     Ok(())
 }
 
-/// The numbers below `count`, each time from another one on: none is always first.
+/// The numbers below `count`, starting from a different one in the next round, so that none always comes
+/// first.
 fn rotated(count: usize, round: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |index| (index + round) % count)
 }
 
-/// A storm of orphans for each program.
+/// Measures each program in a storm of orphans.
 pub fn orphans(
     subjects: &mut [Subject],
     condition: Condition,
@@ -494,7 +498,7 @@ fn storm(process: &Process, condition: Condition) -> Result<Orphans> {
     })
 }
 
-/// At most some dozens of them, as a picture needs, with the first and the last.
+/// Keeps at most 41 of the samples, which is enough for a picture, among them the first and the last.
 fn thinned(samples: Vec<(f64, usize)>) -> Vec<(f64, usize)> {
     let step = samples.len().div_ceil(40);
     let last = samples.len() - 1;
@@ -503,7 +507,7 @@ fn thinned(samples: Vec<(f64, usize)>) -> Vec<(f64, usize)> {
     kept.map(|(_, (ms, zombies))| ((ms * 10.0).round() / 10.0, zombies)).collect()
 }
 
-/// What the kernel counts of a process.
+/// The kernel's counters for a process.
 #[derive(PartialEq)]
 struct Counters {
     context_switches: u64,
@@ -512,7 +516,8 @@ struct Counters {
 }
 
 impl Counters {
-    /// Waits until it has left the CPU: a process is seen asleep or stopped a moment earlier.
+    /// Waits until the counters stand still: a process is already shown as asleep or stopped a moment before
+    /// it leaves the CPU.
     fn settled(pid: i32) -> Result<Self> {
         let mut before = Self::read(pid)?;
         loop {
@@ -539,7 +544,7 @@ impl Counters {
     }
 }
 
-/// Wake-ups with nothing to do, of all programs at the same time.
+/// Counts the wake-ups of the idle programs, of all at the same time.
 pub fn idle(subjects: &mut [Subject], duration: Duration) -> Result<()> {
     let mut processes = Vec::new();
     for subject in holders(subjects) {
@@ -549,7 +554,7 @@ pub fn idle(subjects: &mut [Subject], duration: Duration) -> Result<()> {
         let counters = process.family().into_iter().map(Counters::read);
         counters.map(|counters| Ok(counters?.context_switches)).sum()
     };
-    // What they do at their start is over.
+    // The programs finish their start first.
     process::sleep(Duration::from_millis(500))?;
     let before = processes.iter().map(read).collect::<Result<Vec<_>>>()?;
     process::sleep(duration)?;
@@ -561,11 +566,11 @@ pub fn idle(subjects: &mut [Subject], duration: Duration) -> Result<()> {
     Ok(())
 }
 
-/// The most processes that are alive at once while small numbers of instances are measured.
+/// The most instances alive at once, unless those of a single program are more.
 const WAVE: usize = 2_000;
 
-/// Memory and times for a number of instances. As many programs at once as fit in one wave share the
-/// time that their cgroups need to settle.
+/// Measures memory and times for a number of instances. Several programs, as many as fit in one wave, are
+/// measured at once, so that they wait together for their cgroups to settle.
 pub fn scale(
     subjects: &mut [Subject],
     cgroups: Option<&Hierarchy>,

@@ -1,7 +1,9 @@
 //! Starts processes as a runtime does, ends them, and reads /proc.
 //!
-//! It contains all unsafe code of the benchmark. Every process has a guard that kills and reaps it, and the kernel kills
-//! it if the benchmark is killed. Every wait has a deadline.
+//! It contains all unsafe code of the benchmark. Each public function that starts a process returns a guard
+//! that kills and reaps it. If the benchmark is killed, the kernel also kills the processes of `start` and
+//! `fork`, but not those of `start_bare`. `ends_within`, `wait_until_asleep`, `wait_until_stopped` and
+//! `bytes_until_end` have a deadline.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -23,13 +25,14 @@ use crate::Result;
 use crate::cgroup::Group;
 use crate::programs::Program;
 
-/// How long anything may take.
+/// How long processes may take to fall asleep or to stop, and orphans to end.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Set by Ctrl-C, and by SIGTERM and SIGHUP.
+/// Set by SIGINT (Ctrl-C), SIGTERM and SIGHUP.
 static IS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From here on, a signal makes the next wait fail, so that every guard is dropped.
+/// After this call, each of these signals makes the next `check_interrupt` fail, so that all guards are
+/// dropped.
 pub fn catch_interrupts() -> Result<()> {
     ctrlc::set_handler(|| IS_INTERRUPTED.store(true, Ordering::Relaxed))
         .map_err(|error| format!("signals could not be caught: {error}"))
@@ -42,7 +45,7 @@ pub fn check_interrupt() -> Result<()> {
     }
 }
 
-/// Sleeps, unless it is interrupted.
+/// Sleeps. It fails if the benchmark is interrupted.
 pub fn sleep(duration: Duration) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < duration {
@@ -53,12 +56,12 @@ pub fn sleep(duration: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Makes an ordinary user root of a new user namespace, who can make PID namespaces.
+/// Makes an ordinary user root in a new user namespace, so that the benchmark can create PID namespaces.
 ///
-/// It comes before any thread is started: a process with threads cannot do it.
+/// Call this before any thread is started: a process with threads cannot enter a user namespace. unshare(2)
 pub fn enter_user_namespace() -> Result<()> {
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-    // SAFETY: the descriptors stay shared with nobody: there is one thread.
+    // SAFETY: without `FILES`, the table of descriptors is not unshared.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER) }
         .map_err(|error| format!("users cannot make namespaces here ({error}): run it as root"))?;
     let maps = [
@@ -79,9 +82,9 @@ pub fn enter_user_namespace() -> Result<()> {
 pub struct Setting<'a> {
     /// It is PID 1 of a new PID namespace.
     pub is_pid1: bool,
-    /// It has new network, IPC, UTS and mount namespaces, too, as the sandbox of a pod has.
+    /// It also has new network, IPC, UTS and mount namespaces, like the sandbox of a pod.
     pub is_sandbox: bool,
-    /// It is executed from this memfd, as the library does it.
+    /// It is executed from this memfd, by the library.
     pub memfd: Option<BorrowedFd<'a>>,
     /// It moves to this group after the fork and before the exec.
     pub group: Option<&'a Group>,
@@ -99,7 +102,7 @@ pub struct Process {
     is_reaped: bool,
 }
 
-/// What the child needs until its execve.
+/// The data that the child needs until its execve.
 struct Child<'a> {
     path: &'a CStr,
     argv: &'a [*const libc::c_char],
@@ -109,7 +112,7 @@ struct Child<'a> {
     error: Option<Errno>,
 }
 
-/// Starts a program. It returns when the program has been executed.
+/// Starts a program, and returns when it has been executed.
 pub fn start(program: &Program, argv: &[CString], setting: Setting) -> Result<Process> {
     let argv: Vec<_> = argv.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
     let failed = |error| format!("{}: {}", program.name, io::Error::from(error));
@@ -126,9 +129,9 @@ pub fn start(program: &Program, argv: &[CString], setting: Setting) -> Result<Pr
         flags |= libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNS;
     }
     let (top, context) = (stack.as_mut_ptr_range().end.cast(), (&raw mut child).cast());
-    // SAFETY: the child has a stack of its own, of which the given end is aligned. It shares the
-    // memory, but this thread goes on only when the child has executed the program or has ended
-    // (CLONE_VFORK), so that stack and context outlive its use of them.
+    // SAFETY: the child has a stack of its own, and `top` is its aligned end. The child shares the memory,
+    // but this thread waits until the child has executed the program or has ended (CLONE_VFORK). So stack and
+    // context outlive the child's use of them.
     let pid = unsafe { libc::clone(become_program, top, flags, context) };
     let Some(pid) = Pid::from_raw(pid.max(0)) else {
         return Err(failed(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)));
@@ -140,24 +143,26 @@ pub fn start(program: &Program, argv: &[CString], setting: Setting) -> Result<Pr
     }
 }
 
-/// Starts a program in these namespaces (CLONE_NEW…) with clone3 and execve, and nothing around them: what
-/// there is to start a sandbox by at the least. It returns when the program has been executed.
+/// Starts a program in these namespaces (CLONE_NEW…) with a bare clone3 and execve: the least work with which
+/// a sandbox can be started. It returns when the program has been executed, or when the execve has failed.
 pub fn start_bare(program: &Program, namespaces: u32) -> Result<Process> {
     let failed = |error: io::Error| format!("{}: {error}", program.name);
     let argv: Vec<_> =
         program.hold.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
     let none = [std::ptr::null()];
-    // The execve closes it.
+    // The execve closes the child's copy of the writing end, so that the read below returns.
     let (mut executed, writer) = io::pipe().map_err(failed)?;
-    // SAFETY: the struct is made of integers, for which zero is a value.
+    // SAFETY: the struct has only integers, for which zero is a valid value.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     (arguments.flags, arguments.exit_signal) = (namespaces.into(), libc::SIGCHLD as u64);
     let size = size_of_val(&arguments);
-    // SAFETY: without CLONE_VM, the child has a copy of the memory, and then makes system calls only.
+    // SAFETY: without CLONE_VM, the child has a copy of the memory, and makes nothing but system calls.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size) };
     if pid == 0 {
         // SAFETY: the path is a string, both arrays end with a null, and all outlive the call.
         unsafe { libc::execve(program.path.as_ptr(), argv.as_ptr(), none.as_ptr()) };
+        // A byte instead of EOF tells the parent that execve has failed.
+        let _ = rustix::io::write(&writer, &[0]);
         exit(127)
     }
     let Some(pid) = Pid::from_raw(pid.max(0) as i32) else {
@@ -165,19 +170,22 @@ pub fn start_bare(program: &Program, namespaces: u32) -> Result<Process> {
     };
     let process = Process { pid, faults_before: 0, is_reaped: false };
     drop(writer);
-    io::Read::read(&mut executed, &mut [0]).map_err(failed)?;
-    Ok(process)
+    match io::Read::read(&mut executed, &mut [0]).map_err(failed)? {
+        0 => Ok(process),
+        _ => Err(format!("{} could not be executed", program.name)),
+    }
 }
 
-/// What the child does. It returns, and ends, only if something fails.
+/// Runs in the child. It returns, which ends the child, only if something fails.
 extern "C" fn become_program(context: *mut libc::c_void) -> libc::c_int {
-    // SAFETY: `start` hands over a `Child`, and does not touch it before this has ended.
+    // SAFETY: `start` passes a `Child`, and does not touch it before the child has executed the program or
+    // ended.
     let child = unsafe { &mut *context.cast::<Child>() };
     child.error = prepare(child).and_then(|()| execute(child)).err();
     127
 }
 
-/// System calls only: the memory is that of the benchmark, which may be in the middle of anything.
+/// Makes system calls only: the child shares the benchmark's memory, in which another thread may hold a lock.
 fn prepare(child: &mut Child) -> rustix::io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     setpgid(None, None)?;
@@ -192,12 +200,12 @@ fn prepare(child: &mut Child) -> rustix::io::Result<()> {
     rustix::stdio::dup2_stderr(child.null)?;
     if child.setting.is_traced {
         let none = std::ptr::null_mut::<libc::c_void>();
-        // SAFETY: the request takes no memory.
+        // SAFETY: the kernel ignores the other arguments of this request. ptrace(2)
         unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, none, none) };
     }
-    // SAFETY: the struct is made of integers, for which zero is a value.
+    // SAFETY: the struct has only integers, for which zero is a valid value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes one struct.
+    // SAFETY: the kernel writes one `rusage`, and the pointer is to one.
     unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
     child.faults = (usage.ru_minflt + usage.ru_majflt) as u64;
     Ok(())
@@ -245,7 +253,8 @@ pub fn first_cpu() -> Result<usize> {
     (0..CpuSet::MAX_CPU).find(|&cpu| set.is_set(cpu)).ok_or_else(|| "no CPU".into())
 }
 
-/// Runs a function in a copy of the benchmark. It makes system calls only, and is killed with it.
+/// Runs a function in a forked copy of the benchmark. The function must make system calls only. The copy is
+/// killed if the benchmark is.
 pub fn fork(run: impl FnOnce() -> i32) -> Result<Process> {
     match fork_here() {
         0 => {
@@ -261,7 +270,7 @@ pub fn fork(run: impl FnOnce() -> i32) -> Result<Process> {
     }
 }
 
-/// A process that takes all it can get of a CPU.
+/// Starts a process that keeps a CPU busy.
 pub fn busy_neighbour(cpu: usize) -> Result<Process> {
     fork(|| {
         let _ = pin(cpu);
@@ -271,11 +280,12 @@ pub fn busy_neighbour(cpu: usize) -> Result<Process> {
     })
 }
 
-/// Has another process make orphans in the PID namespace of this one: children that outlive their
-/// parent, `at_once` as many at a time. It ends when all their parents have.
+/// Has another process make orphans in the PID namespace of `init`: children whose parent ends without
+/// waiting for them, in batches of `at_once`. The returned process ends when the parents of all orphans have
+/// ended.
 ///
-/// Each orphan writes a byte to `report`. One that is to be traced first waits until PID 1 is its parent, and
-/// makes that its tracer.
+/// Each orphan writes a byte to `report`. If `is_traced`, it first waits until PID 1 has become its parent,
+/// and makes PID 1 its tracer.
 pub fn make_orphans(
     init: &Process,
     count: usize,
@@ -301,7 +311,8 @@ pub fn make_orphans(
             return 1;
         }
         for _ in 0..count / at_once {
-            // This one's children are in the namespace; its own parent is not.
+            // After setns(2), the children of this process are in the namespace, but the process itself is
+            // not.
             let parent = fork_here();
             if parent == 0 {
                 for _ in 0..at_once {
@@ -327,14 +338,14 @@ fn trace_me() -> bool {
     unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, none, none) == 0 }
 }
 
-/// Waits for the end of a pipe, and returns how many bytes came before it.
+/// Reads a pipe until EOF, and returns the number of bytes.
 pub fn bytes_until_end(pipe: OwnedFd) -> Result<usize> {
     let mut bytes = 0;
     let start = Instant::now();
     loop {
         let left = DEADLINE.saturating_sub(start.elapsed());
         if !is_readable(pipe.as_fd(), left) {
-            return Err("a pipe has no end: some orphan lives on".into());
+            return Err("no EOF on the pipe: an orphan is still running".into());
         }
         match rustix::io::read(&pipe, &mut [0; 4_096]) {
             Ok(0) => return Ok(bytes),
@@ -344,13 +355,14 @@ pub fn bytes_until_end(pipe: OwnedFd) -> Result<usize> {
     }
 }
 
-/// Forks: 0 in the child, which then makes system calls only.
+/// Forks, and returns 0 in the child, which must then make system calls only.
 fn fork_here() -> libc::pid_t {
-    // SAFETY: the child has a copy of this thread alone, and by the rule above makes system calls.
+    // SAFETY: only this thread exists in the child, which makes nothing but system calls, as the comment
+    // above requires.
     unsafe { libc::fork() }
 }
 
-/// Ends the process at once, without any destructor: the guards belong to the benchmark.
+/// Ends a child without running destructors: its copies of the guards would kill processes of the benchmark.
 fn exit(status: i32) -> ! {
     // SAFETY: _exit(2) takes a number, and does not return.
     unsafe { libc::_exit(status) }
@@ -365,17 +377,17 @@ impl Process {
         procfs::process::Process::new(self.pid.as_raw_pid()).map_err(|error| error.to_string())
     }
 
-    /// Its state as the kernel names it: `S` asleep, `T` stopped, `Z` dead.
+    /// The kernel's letter for the state of the process: `S` sleeping, `T` stopped, `Z` zombie.
     pub fn state(&self) -> char {
         state(self.pid.as_raw_pid())
     }
 
     pub fn send(&self, signal: Signal) {
-        // It cannot hit another process: the number is free for reuse only when this is reaped.
+        // The PID cannot belong to another process: it is free for reuse only after this one is reaped.
         let _ = kill_process(self.pid, signal);
     }
 
-    /// The ids of its children.
+    /// The PIDs of its children.
     pub fn children(&self) -> Vec<i32> {
         let pid = self.pid.as_raw_pid();
         let path = format!("/proc/{pid}/task/{pid}/children");
@@ -383,12 +395,13 @@ impl Process {
         text.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect()
     }
 
-    /// How many children are dead and not reaped, and still so when they are looked at again.
+    /// How many children are zombies. Each is looked at twice, so that one that is just being reaped is less
+    /// likely to count.
     pub fn zombies(&self) -> usize {
         self.children().iter().filter(|&&pid| state(pid) == 'Z' && state(pid) == 'Z').count()
     }
 
-    /// Waits until it and as many children as it starts are asleep.
+    /// Waits until the process, and all the children that the program starts, are asleep.
     pub fn wait_until_asleep(&mut self, program: &Program) -> Result<()> {
         let start = Instant::now();
         loop {
@@ -441,7 +454,7 @@ impl Process {
         Ok(())
     }
 
-    /// Whether it ends within this time.
+    /// Returns whether the process ends within this time.
     pub fn ends_within(&self, duration: Duration) -> Result<bool> {
         let pidfd = self.pidfd()?;
         let start = Instant::now();
@@ -467,7 +480,7 @@ impl Process {
                     return status;
                 }
                 Ok(_) | Err(Errno::INTR) => {}
-                // Nobody else reaps a child of ours.
+                // Nothing else reaps children of the benchmark.
                 Err(error) => unreachable!("waitpid: {error}"),
             }
         }
@@ -479,7 +492,7 @@ impl Process {
         Ok((stat.minflt + stat.majflt).saturating_sub(self.faults_before))
     }
 
-    /// Itself and its children, as far as they live.
+    /// The PIDs of the process and its children.
     pub fn family(&self) -> Vec<i32> {
         std::iter::once(self.pid.as_raw_pid()).chain(self.children()).collect()
     }
@@ -494,7 +507,7 @@ impl Drop for Process {
     }
 }
 
-/// Kills all at once and reaps them, which is faster than one after the other.
+/// Kills all processes before it reaps them, which is faster than one after the other.
 pub fn end_all(processes: Vec<Process>) {
     for process in &processes {
         process.send(Signal::KILL);
@@ -505,14 +518,14 @@ pub fn end_all(processes: Vec<Process>) {
 /// The state of a process, `X` if there is none.
 fn state(pid: i32) -> char {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may have any byte in it.
+    // The process name, in parentheses, may itself contain parentheses and spaces.
     let end = stat.iter().rposition(|&byte| byte == b')');
     let state = end.and_then(|end| stat.get(end + 2)).copied();
     state.map_or('X', char::from)
 }
 
-/// The number of system calls that a program makes from its execve until it sleeps, with the one
-/// that it sleeps in. Those of its children do not count.
+/// The number of system calls that a program makes from its execve until it sleeps, including the one that it
+/// sleeps in. Those of its children do not count.
 pub fn count_system_calls(program: &Program) -> Result<usize> {
     let setting = Setting { is_pid1: true, is_traced: true, ..Setting::default() };
     let mut process = start(program, &program.hold, setting)?;
@@ -525,7 +538,7 @@ pub fn count_system_calls(program: &Program) -> Result<usize> {
         check_interrupt()?;
         let stop = waitpid(Some(process.pid), WaitOptions::NOHANG | WaitOptions::UNTRACED);
         let Ok(Some((_, status))) = stop else {
-            // It runs no more, and nothing stops it: it sleeps in the last call that it entered.
+            // The process is not stopped for the tracer, but sleeps in the last call that it entered.
             if process.state() == 'S' && last_stop.elapsed() > Duration::from_millis(50) {
                 return Ok(count);
             }
@@ -554,7 +567,7 @@ pub fn count_system_calls(program: &Program) -> Result<usize> {
 fn trace(request: libc::c_uint, pid: Pid, number: usize) -> Result<()> {
     let none = std::ptr::null_mut::<libc::c_void>();
     let number = std::ptr::without_provenance_mut::<libc::c_void>(number);
-    // SAFETY: both requests take numbers.
+    // SAFETY: both requests take a number as data, and ignore the address. ptrace(2)
     match unsafe { libc::ptrace(request, pid.as_raw_pid(), none, number) } {
         -1 => Err(format!("ptrace: {}", io::Error::last_os_error())),
         _ => Ok(()),

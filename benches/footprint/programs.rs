@@ -1,4 +1,5 @@
-//! The measured programs: pause, the assembly floor, installed peers, and those on the command line.
+//! The measured programs: pause, those on the command line, two minimal assembly programs as a lower bound,
+//! and installed peers.
 
 use std::env;
 use std::ffi::{CString, OsStr};
@@ -18,9 +19,9 @@ pub struct Program {
     pub path: CString,
     /// The arguments with which it sleeps until it is ended.
     pub hold: Vec<CString>,
-    /// The arguments with which it says its version and ends, or just ends.
+    /// The arguments with which it prints its version and ends, or just ends.
     pub answer: Option<Vec<CString>>,
-    /// How many processes it starts beside itself.
+    /// How many child processes it starts.
     pub children: usize,
     pub version: Option<String>,
     pub file_bytes: u64,
@@ -61,7 +62,7 @@ impl Program {
         self.kind != Kind::Exit
     }
 
-    /// Notes what it says of itself, in one line.
+    /// Stores the first line that the program prints when it is started with `answer`.
     pub fn ask_version(&mut self) {
         let Some(answer) = &self.answer else { return };
         let mut command = Command::new(OsStr::from_bytes(self.path.as_bytes()));
@@ -73,20 +74,20 @@ impl Program {
     }
 }
 
-/// All programs that there are here, pause first, and those that are given, in the order in which
-/// they are shown. `folder` is for the two that are made.
+/// All programs to measure, in the order in which they are shown: pause, those given on the command line, the
+/// assembly programs, and the installed peers. The assembly programs are written to `folder`.
 pub fn all(folder: &Path, given: &[Given]) -> Result<Vec<Program>> {
     let pause = Path::new(env!("CARGO_BIN_EXE_pause"));
     let mut programs =
         vec![Program::new("pause", Kind::Pause, pause, &["/pause"], Some(&["/pause", "-v"]))?];
     for Given { name, path } in given {
-        // What every pause container does: it needs no argument, and `-v` says its version.
+        // These are taken to be pause programs, which need no argument and print their version with `-v`.
         let answer = Some(&["/pause", "-v"][..]);
         programs.push(Program::new(name, Kind::Given, path, &["/pause"], answer)?);
     }
     if let Some((hold, exit)) = assembly::PROGRAMS {
         for (name, kind, code, answer) in [
-            ("assembly: a loop around pause", Kind::Loop, hold, None),
+            ("assembly: pause(2) in a loop", Kind::Loop, hold, None),
             ("assembly: exit", Kind::Exit, exit, Some(&["/exit"][..])),
         ] {
             let path = folder.join(if kind == Kind::Loop { "loop" } else { "exit" });
@@ -106,7 +107,8 @@ pub fn all(folder: &Path, given: &[Given]) -> Result<Vec<Program>> {
     ] {
         let words: Vec<_> = command.split(' ').map(str::to_owned).collect();
         let Some(path) = find(&words[0]) else { continue };
-        // An inner `sleep` is found by its path: nobody has an environment here.
+        // The inner `sleep` is given by its full path: measured programs start with an empty environment, so
+        // without PATH.
         let mut words: Vec<_> = words.iter().map(String::as_str).collect();
         let sleep = find("sleep").map(|path| path.display().to_string());
         if let (1, Some(sleep)) = (children, &sleep) {
@@ -114,20 +116,21 @@ pub fn all(folder: &Path, given: &[Given]) -> Result<Vec<Program>> {
         }
         let answer = answer.map(|argument| vec![words[0], argument]);
         let program = Program::new(command, Kind::Installed, &path, &words, answer.as_deref());
-        // One that cannot be read is as good as not installed.
+        // A peer that cannot be read counts as not installed.
         programs.extend(program.map(|program| Program { children, ..program }));
     }
     Ok(programs)
 }
 
-/// Finds a command as a shell does.
+/// Finds a command in PATH.
 fn find(command: &str) -> Option<PathBuf> {
     let folders = env::var_os("PATH")?;
     let mut paths = env::split_paths(&folders).map(|folder| folder.join(command));
     paths.find(|path| path.is_file())
 }
 
-/// What the loadable segments have in the file: the bytes that are not there for tools alone.
+/// The bytes of the file in loadable segments, which leaves out symbols and section headers: only tools read
+/// those.
 fn segment_bytes(file: &[u8]) -> Option<u64> {
     let bytes = |at: usize, count: usize| file.get(at..at + count);
     let half = |at| Some(usize::from(u16::from_ne_bytes(bytes(at, 2)?.try_into().ok()?)));
@@ -139,7 +142,7 @@ fn segment_bytes(file: &[u8]) -> Option<u64> {
     headers.map(|at| Some(if word(at)? == libc::PT_LOAD { long(at + 32)? } else { 0 })).sum()
 }
 
-/// The naive floor: the smallest programs that somebody would write in assembly, as bytes.
+/// The lower bound: the machine code of minimal assembly programs, one that sleeps and one that exits.
 mod assembly {
     #[cfg(target_arch = "x86_64")]
     pub const PROGRAMS: Option<(&[u8], &[u8])> = Some((
@@ -154,15 +157,16 @@ mod assembly {
             0x0f, 0x05, //        syscall
         ],
     ));
-    /// There is no `pause` here, and `ppoll` without descriptors and without end is the same.
+    /// This architecture has no `pause` system call. `ppoll` without descriptors and without a timeout does
+    /// the same.
     #[cfg(target_arch = "aarch64")]
     pub const PROGRAMS: Option<(&[u8], &[u8])> = Some((
         &[
             0x28, 0x09, 0x80, 0xd2, // again: mov x8, 73  ppoll
             0x00, 0x00, 0x80, 0xd2, //        mov x0, 0   no descriptors
-            0x01, 0x00, 0x80, 0xd2, //        mov x1, 0   none of them
-            0x02, 0x00, 0x80, 0xd2, //        mov x2, 0   no end
-            0x03, 0x00, 0x80, 0xd2, //        mov x3, 0   no mask
+            0x01, 0x00, 0x80, 0xd2, //        mov x1, 0   count 0
+            0x02, 0x00, 0x80, 0xd2, //        mov x2, 0   no timeout
+            0x03, 0x00, 0x80, 0xd2, //        mov x3, 0   no signal mask
             0x01, 0x00, 0x00, 0xd4, //        svc 0
             0xfa, 0xff, 0xff, 0x17, //        b again     6 instructions back
         ],
@@ -175,13 +179,13 @@ mod assembly {
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub const PROGRAMS: Option<(&[u8], &[u8])> = None;
 
-    /// Where the file is mapped.
+    /// The address at which the file is mapped.
     const ADDRESS: u64 = 0x40_0000;
-    /// The size of the file header, and that of a program header.
+    /// The sizes of the file header and of a program header.
     const HEADERS: [u16; 2] = [64, 56];
 
-    /// An executable of one segment, which can be read and executed, and a stack, which cannot be
-    /// executed: what `as` and `ld -n` would make, without the section headers.
+    /// Makes an executable with one loadable segment, readable and executable, and a stack that is not
+    /// executable: what `as` and `ld -n` would make, without the section headers.
     pub fn elf(code: &[u8]) -> Vec<u8> {
         let machine = if cfg!(target_arch = "x86_64") { libc::EM_X86_64 } else { libc::EM_AARCH64 };
         let code_offset = u64::from(HEADERS[0] + 2 * HEADERS[1]);

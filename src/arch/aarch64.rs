@@ -7,7 +7,7 @@
 //!
 //! Entry point (Procedure Call Standard for the Arm 64-bit Architecture, "The Stack" and "The Frame
 //! Pointer"; `start_thread` in Linux `arch/arm64/include/asm/processor.h`): sp points at argc, and
-//! is a multiple of 16, as always. The frame record ends with a zero in x29. The arguments of a call
+//! is always a multiple of 16. The chain of frame records ends with a zero in x29. The arguments of a call
 //! are in x0 to x3, the return address is in x30.
 
 use super::{define_exit, define_syscall, nth};
@@ -33,7 +33,7 @@ macro_rules! entry_point {
             "mov x1, sp",                        // second: the start stack
             "adrp x2, {constants}",              // third: the constants
             "add x2, x2, :lo12:{constants}",
-            "adrp x3, page",                     // fourth: the private page, which starts at a page
+            "adrp x3, page",                     // fourth: the private page, which is page-aligned
             "add x4, x3, #4096",                 // the stack from now on, at the end of that page
             "mov sp, x4",
             "bl {main}",

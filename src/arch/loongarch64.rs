@@ -5,7 +5,7 @@
 //! $a0. $t0 to $t8 are clobbered.
 //!
 //! Entry point (LoongArch Procedure Call Standard, "Register Convention"; `start_thread` in Linux
-//! `arch/loongarch/kernel/process.c`): $sp points at argc, and is a multiple of 16, as always. The
+//! `arch/loongarch/kernel/process.c`): $sp points at argc, and is always a multiple of 16. The
 //! chain of frames ends with a zero in $fp. The arguments of a call are in $a0 to $a3, the return
 //! address is in $ra.
 

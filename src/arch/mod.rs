@@ -1,7 +1,7 @@
-//! Everything that differs between architectures: one file each, with the same items in the same order.
+//! Everything that differs between architectures. Each architecture has its own file. The files have the
+//! same items in the same order; this file has what they share.
 //!
-//! This file has what they share. Nothing outside this folder knows the architecture, apart from the
-//! width of an address and the byte order.
+//! The rest of the program depends only on the width of an address and on the byte order.
 
 /// System call numbers of the architectures that were added to Linux after 2008.
 #[cfg(any(target_arch = "aarch64", target_arch = "loongarch64", target_arch = "riscv64"))]
@@ -21,9 +21,9 @@ pub use current::*;
 
 /// Defines the entry point from the instructions of one architecture.
 ///
-/// They call `$answer` on the start stack, with the start stack and `$constants` as arguments. They
-/// then move the stack to the private page, and call `$main` with the result of `$answer`, the start
-/// stack, `$constants` and the private page. `$main` does not return; a trap follows it.
+/// The instructions call `$answer` on the start stack, with the start stack and `$constants` as arguments.
+/// Then they move the stack to the private page, and call `$main` with the result of `$answer`, the start
+/// stack, `$constants` and the private page. `$main` does not return; a trap follows the call.
 ///
 /// This is a macro because only the program has an entry point; the library does not.
 macro_rules! define_start {
@@ -46,14 +46,14 @@ pub(crate) use define_start;
 
 /// Defines `syscall` from the operands of the `asm!` block of one architecture.
 ///
-/// The architecture names the three variables that the operands use.
+/// The caller names the three variables, so that its operands can use them.
 macro_rules! define_syscall {
     (|$number:ident, $arguments:ident, $result:ident| $($assembly:tt)*) => {
         /// Makes a system call with up to five arguments. Returns the result, or the negated errno.
         ///
         /// # Safety
         ///
-        /// That of the system call.
+        /// The caller meets the requirements of this system call.
         #[inline(always)]
         pub unsafe fn syscall<const N: usize>($number: usize, $arguments: [usize; N]) -> i32 {
             let $result: core::mem::MaybeUninit<usize>;
@@ -67,15 +67,16 @@ macro_rules! define_syscall {
         }
     };
 }
-#[allow(unused_imports, reason = "x86 needs more than one form")]
+#[allow(unused_imports, reason = "powerpc64 and x86 define `syscall` themselves")]
 pub(crate) use define_syscall;
 
 /// Defines `exit` from the instructions of one architecture: the system call, then a trap.
 macro_rules! define_exit {
     ($($instruction:literal,)*) => {
-        /// Ends the thread with this status. Where the call is denied, a trap ends the process. _exit(2)
+        /// Ends the thread with this status. If the call is denied, a trap ends the process. _exit(2)
         ///
-        /// One copy serves all callers, and the trap follows the call directly.
+        /// The function is naked, so it is not inlined (all callers share one copy), and nothing comes
+        /// between the system call and the trap.
         #[unsafe(naked)]
         pub extern "C" fn exit(status: usize) -> ! {
             core::arch::naked_asm!($($instruction,)* number = const nr::EXIT)
@@ -84,21 +85,21 @@ macro_rules! define_exit {
 }
 pub(crate) use define_exit;
 
-/// Makes a system call with up to five arguments. Returns whether it succeeded, for a call whose result
-/// is then zero.
+/// Makes a system call with up to five arguments. Returns whether its result is zero. For most system calls
+/// this means success.
 ///
 /// # Safety
 ///
-/// That of the system call.
-#[cfg(not(target_arch = "powerpc64"))] // which has a shorter one
+/// The caller meets the requirements of this system call.
+#[cfg(not(target_arch = "powerpc64"))] // powerpc64 has a shorter version
 #[inline(always)]
 pub unsafe fn succeeds<const N: usize>(number: usize, arguments: [usize; N]) -> bool {
     // SAFETY: the caller guarantees the preconditions of the call.
     unsafe { syscall(number, arguments) == 0 }
 }
 
-/// The argument with this index of a system call that has `N`, or an uninitialised value if it has
-/// fewer. The compiler then leaves the register as it is, which costs no instruction.
+/// The argument with this index, or an uninitialised value if there are not so many arguments. For an
+/// uninitialised value, the compiler leaves the register as it is, which costs no instruction.
 #[inline(always)]
 fn nth<const N: usize>(arguments: [usize; N], index: usize) -> core::mem::MaybeUninit<usize> {
     match arguments.get(index) {

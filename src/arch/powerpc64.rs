@@ -1,4 +1,5 @@
-//! powerpc64: Linux on 64-bit Power with the ELFv2 ABI, little endian. Assembly needs Rust 1.95.
+//! powerpc64: Linux on 64-bit Power with the ELFv2 ABI, little endian. Needs Rust 1.95, the first stable
+//! version with inline assembly for this architecture.
 //!
 //! System call (Linux `Documentation/arch/powerpc/syscall64-abi.rst`): the number in r0, the
 //! arguments in r3 to r7. If cr0.SO is set, r3 is an errno, which is not negated; otherwise it is the result.
@@ -6,7 +7,7 @@
 //! cr1, cr5 to cr7, and all floating-point and vector registers.
 //!
 //! Entry point (Power Architecture 64-Bit ELF V2 ABI, 2.2 and 4.1.2; `start_thread` in Linux
-//! `arch/powerpc/kernel/process.c`): r1 points at argc, and is a multiple of 16, as always. At a
+//! `arch/powerpc/kernel/process.c`): r1 points at argc, and is always a multiple of 16. At a
 //! call, r1 points at a frame of at least 32 bytes. The frame begins with the address of the frame above, or
 //! zero, and the callee saves lr in it. The arguments are in r3 to r6. r2 is the TOC pointer: the compiler
 //! addresses constants relative to it, although this program has no TOC.
@@ -14,7 +15,7 @@
 use super::{define_exit, nth};
 
 #[cfg(target_endian = "big")]
-compile_error!("src/arch/powerpc64.rs is for little endian: functions have descriptors in ELFv1");
+compile_error!("src/arch/powerpc64.rs supports only little endian with the ELFv2 ABI");
 
 /// `e_machine` in the ELF header: EM_PPC64.
 pub const E_MACHINE: u16 = 21;
@@ -53,8 +54,8 @@ macro_rules! entry_point {
             "addi 4, 1, 32",                // second: the start stack
             "addi 5, 2, {constants}@l",     // third: the constants
             "lis 6, page@h",                // fourth: the private page, whose lower half is zero
-            "addi 1, 6, 4096 - 32",         // the stack from now on: the last frame of that page,
-                                            // where the zero says that none is above
+            "addi 1, 6, 4096 - 32",         // the stack from now on: the topmost frame of that page.
+                                            // Its first word is zero, so the frame chain ends here
             "bl {main}",
             "trap",                         // it does not return
         }
@@ -100,19 +101,19 @@ macro_rules! enter {
 ///
 /// # Safety
 ///
-/// That of the system call.
+/// The caller meets the requirements of this system call.
 #[inline(always)]
 pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i32 {
     // If cr0.SO is set, r3 is an errno, and is negated here.
     enter!(number, arguments, "bns+ 2f", "neg 3, 3", "2:")
 }
 
-/// Makes a system call with up to five arguments. Returns whether it succeeds, for a call whose result
-/// is then zero. No errno is zero, so cr0.SO does not matter.
+/// Makes a system call with up to five arguments. Returns whether r3 is zero. For most system calls this
+/// means success. An errno is never zero, so cr0.SO does not matter.
 ///
 /// # Safety
 ///
-/// That of the system call.
+/// The caller meets the requirements of this system call.
 #[inline(always)]
 pub unsafe fn succeeds<const N: usize>(number: usize, arguments: [usize; N]) -> bool {
     enter!(number, arguments) == 0

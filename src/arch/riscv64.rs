@@ -6,8 +6,8 @@
 //! clobbered. All others are preserved.
 //!
 //! Entry point (RISC-V Calling Conventions, "Integer Calling Convention" and "Frame Pointer
-//! Convention"; `start_thread` in Linux `arch/riscv/kernel/process.c`): sp points at argc, and is a
-//! multiple of 16, as always. The chain of frames ends with a zero in s0. The arguments of a call are
+//! Convention"; `start_thread` in Linux `arch/riscv/kernel/process.c`): sp points at argc, and is always a
+//! multiple of 16. The chain of frames ends with a zero in s0. The arguments of a call are
 //! in a0 to a3, the return address is in ra. gp is not set, because nothing is addressed relative to it.
 
 use super::{define_exit, define_syscall, nth};

@@ -1,12 +1,12 @@
 //! s390x: Linux on 64-bit z/Architecture, big endian.
 //!
 //! System call (syscall(2), "Architecture calling conventions"; `system_call` in Linux
-//! `arch/s390/kernel/entry.S`): the number in r1, because the number in the instruction is zero; the arguments
-//! in r2 to r6, the result in r2. All other registers are preserved.
+//! `arch/s390/kernel/entry.S`): the number in r1 (the kernel reads r1 if the instruction is `svc 0`), the
+//! arguments in r2 to r6, the result in r2. All other registers are preserved.
 //!
 //! Entry point (ELF Application Binary Interface Supplement for s390x, 1.2 and 2.3; `start_thread`
-//! in Linux `arch/s390/include/asm/processor.h`): r15 points at argc, and is a multiple of 8, as
-//! always. At a call, r15 points at a frame of at least 160 bytes. The frame begins with the address of the
+//! in Linux `arch/s390/include/asm/processor.h`): r15 points at argc, and is always a
+//! multiple of 8. At a call, r15 points at a frame of at least 160 bytes. The frame begins with the address of the
 //! frame above, or zero, and the callee saves registers in it. The arguments are in r2 to r5, the return
 //! address is in r14.
 
@@ -47,8 +47,8 @@ macro_rules! entry_point {
             "la %r3, 160(%r15)",            // second: the start stack
             "larl %r4, {constants}",        // third: the constants
             "larl %r5, page",               // fourth: the private page
-            "larl %r15, stack_top - 160",   // the stack from now on: the last frame of that page,
-                                            // where the zero says that none is above
+            "larl %r15, stack_top - 160",   // the stack from now on: the topmost frame of that page.
+                                            // Its first word is zero, so the frame chain ends here
             "brasl %r14, {main}",
             ".short 0",                     // it does not return
         }

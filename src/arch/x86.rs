@@ -43,7 +43,7 @@ macro_rules! entry_point {
             "xor ebp, ebp",                 // no frame is above this one
             "mov esi, esp",                 // the start stack
             "mov edi, offset {constants}",
-            "sub esp, 8",                   // with two arguments, a multiple of 16
+            "sub esp, 8",                   // after two pushes, esp is a multiple of 16 again
             "push edi",                     // second argument: the constants
             "push esi",                     // first: the start stack
             "call {answer}",
@@ -62,11 +62,12 @@ pub(crate) use entry_point;
 
 /// Makes a system call with up to five arguments. Returns the result, or the negated errno.
 ///
-/// LLVM reserves esi. Where a call needs it, the assembly swaps the fourth argument into esi and restores it.
+/// LLVM reserves esi, so esi cannot be an operand. For a call with four or five arguments, the assembly itself
+/// moves the fourth argument into esi, and restores esi afterwards.
 ///
 /// # Safety
 ///
-/// That of the system call.
+/// The caller meets the requirements of this system call.
 #[inline(always)]
 pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i32 {
     let result: isize;
@@ -85,7 +86,7 @@ pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i
                 options(nostack, preserves_flags),
             );
         },
-        // SAFETY: as above; and the assembly restores esi and edi.
+        // SAFETY: as above. The assembly also restores esi and edi.
         4 => unsafe {
             core::arch::asm!(
                 "xchg esi, edi",
@@ -100,10 +101,10 @@ pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i
             );
         },
         _ => {
-            // Six values, and only five free registers: the array passes two of them.
+            // There are six values but only five free registers, so an array passes the last two arguments.
             let last_two = [nth(arguments, 3), nth(arguments, 4)];
-            // SAFETY: as above; the assembly restores esi and the stack pointer. It may write to the stack,
-            // because `nostack` is not given. edi points at two words.
+            // SAFETY: as above. The assembly also restores esi and the stack pointer. It may write to the
+            // stack, because `nostack` is not given. edi points to the two words of `last_two`.
             unsafe {
                 core::arch::asm!(
                     "push esi",

@@ -4,7 +4,7 @@
 //! number in rax, the arguments in rdi, rsi, rdx, r10 and r8, the result in rax. rcx and r11 change.
 //!
 //! Entry point (System V ABI for AMD64, 3.4.1): rsp points at argc, and is a multiple of 16. The
-//! frame pointer is undefined, and to be zeroed. At a call, rsp is a multiple of 16, and the
+//! frame pointer is undefined and has to be zeroed. At a call, rsp is a multiple of 16, and the
 //! arguments are in rdi, rsi, rdx and rcx.
 
 use super::{define_exit, define_syscall, nth};
@@ -14,10 +14,10 @@ pub const E_MACHINE: u16 = 62;
 /// `e_flags` in the ELF header: the architecture has none.
 pub const E_FLAGS: u32 = 0;
 
-/// Where the memory ends that pause gives back: one page below TASK_SIZE_MAX (Linux
-/// `arch/x86/include/asm/page_64_types.h`). That page is the first choice of the kernel for
-/// `[uprobes]`, which stays in use (`xol_add_vma` in Linux `kernel/events/uprobes.c`). Above
-/// TASK_SIZE_MAX, which exists with five levels of page tables, the kernel maps only on request.
+/// The end of the memory that pause unmaps: one page below DEFAULT_MAP_WINDOW, which is one page below 2^47
+/// (Linux `arch/x86/include/asm/page_64_types.h`). The kernel prefers the page above this address for
+/// `[uprobes]`, which has to stay mapped (`xol_add_vma` in Linux `kernel/events/uprobes.c`). With five levels of
+/// page tables, there is more address space above, but the kernel maps memory there only on request.
 pub const MEMORY_END: Option<usize> = Some((1 << 47) - 2 * 4_096);
 
 /// Numbers of the system calls (Linux `arch/x86/entry/syscalls/syscall_64.tbl`).
@@ -43,7 +43,7 @@ macro_rules! entry_point {
             "mov rdi, rsp",                  // first argument: the start stack
             "mov esi, offset {constants}",   // second: the constants; the upper half is zeroed
             "call {answer}",
-            "mov edi, eax",                  // first argument: the result, of which the upper half is zero
+            "mov edi, eax",                  // first argument: the result, whose upper half is zero
             "mov rsi, rsp",                  // second: the start stack
             "mov edx, offset {constants}",   // third: the constants
             "mov ecx, offset page",          // fourth: the private page

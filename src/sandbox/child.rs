@@ -1,7 +1,8 @@
-//! The child between clone3(2) and pause. It only makes system calls.
+//! What a child does between the clone and pause, or between the clone and the exec of a container. The child
+//! only makes system calls.
 //!
-//! The child shares or copies the memory of a process that may have other threads. So nothing here allocates, takes a
-//! lock, or drops or changes anything that the parent owns.
+//! The child shares or copies the memory of a process that may have other threads. So the code here does not
+//! allocate, take a lock, or drop or change anything that the parent owns.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
@@ -27,31 +28,34 @@ pub(super) const NOBODY: u32 = 65_535;
 pub(super) struct Plan<'a> {
     /// The file to execute, or none to call `run`.
     pub(super) program: Option<BorrowedFd<'a>>,
-    /// Its end of the socket, and the parent's end, which it closes.
+    /// The child's end of the socket.
     pub(super) channel: BorrowedFd<'a>,
+    /// The parent's end of the socket, which the child closes.
     pub(super) parents_end: RawFd,
     pub(super) null: BorrowedFd<'a>,
     pub(super) stderr: BorrowedFd<'a>,
     pub(super) joined: &'a [(Namespace, OwnedFd)],
-    /// Flags of the new namespaces.
+    /// The clone flags of the new namespaces.
     pub(super) new: u32,
     pub(super) cgroup: Option<BorrowedFd<'a>>,
     /// Whether a helper has to join namespaces first and clone pause into them.
     pub(super) needs_helper: bool,
-    /// Whether it waits for the parent's message before it continues.
+    /// Whether the child waits for the parent's message before it continues.
     pub(super) waits: bool,
     pub(super) host_name: Option<&'a [u8]>,
     pub(super) root: Option<&'a CStr>,
     pub(super) user: Option<(u32, u32)>,
-    /// The pidfd of the process with which it should end.
+    /// The pidfd of the parent, if pause should end with it.
     pub(super) parent: Option<BorrowedFd<'a>>,
 }
 
 impl Plan<'_> {
     /// Whether the child can share the memory of its parent, which then waits for the child's exec.
     ///
-    /// It cannot if it does not execute a file, if the parent has to act before the exec, or if clone3(2) is necessary:
-    /// no function of libc gives a child of clone3 a stack. setns(2) to a time namespace requires unshared memory.
+    /// Memory cannot be shared if the child executes no file, or if the parent has to act before the exec.
+    /// Neither can it be shared if a cgroup or a new time namespace makes clone3(2) necessary: libc has no
+    /// function that gives a child of clone3 a stack. Joining a time namespace requires unshared memory, too
+    /// (setns(2)).
     pub(super) fn shares_memory(&self) -> bool {
         let has_time = self.new & Namespace::Time.flag() != 0
             || self.joined.iter().any(|(kind, _)| *kind == Namespace::Time);
@@ -59,7 +63,7 @@ impl Plan<'_> {
     }
 }
 
-/// The steps of the child, so the parent can say which one failed.
+/// The steps of the child, so that the parent can say which one failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Start,
@@ -87,7 +91,7 @@ impl Step {
         Self::Execute,
     ];
 
-    /// Its number in a message.
+    /// The number of the step in a message.
     fn number(self) -> i32 {
         let index = match self {
             Self::Join(kind) => Namespace::ALL.iter().position(|other| *other == kind),
@@ -125,10 +129,14 @@ impl<T> At<T> for io::Result<T> {
     }
 }
 
-/// Joins existing namespaces and clones pause into them, as a child of the caller's parent.
+/// The helper: joins existing namespaces and clones pause into them, as a child of the caller's parent.
 ///
-/// A PID namespace needs this because setns(2) affects only future children. A user namespace needs it because the new
-/// namespaces have to be created in it, or because joining it loses the rights to join others.
+/// A helper is needed in these cases:
+///
+/// - A PID namespace is joined: setns(2) affects only future children.
+/// - A user namespace is joined: the new namespaces have to be created inside it.
+/// - A user namespace is created and other namespaces are joined: a process in the new user namespace may not
+///   join them.
 pub(super) fn help(plan: &Plan<'_>) -> ! {
     let result = join(plan.joined).and_then(|()| {
         let flags = plan.new | libc::CLONE_PARENT as u32;
@@ -146,13 +154,14 @@ pub(super) fn help(plan: &Plan<'_>) -> ! {
 
 /// Joins these namespaces.
 ///
-/// Joining some needs the caller's rights outside the user namespace; joining others needs the rights inside it. So this
-/// joins what it can first, then the user namespace, then the rest.
+/// Joining some namespaces needs the caller's rights outside the user namespace. Joining others needs the
+/// rights inside it. So this function first tries to join all namespaces except the user namespace. Then it
+/// joins the user namespace, and then those that failed.
 fn join(namespaces: &[(Namespace, OwnedFd)]) -> Result<()> {
     let setns = |kind: Namespace, file: &OwnedFd| {
         rustix::thread::move_into_link_name_space(file.as_fd(), None).at(Step::Join(kind))
     };
-    // A bit is set for each one that is left for later.
+    // A bit is set for each namespace that is left for later.
     let mut later = 0_u32;
     for (index, (kind, file)) in namespaces.iter().enumerate() {
         let is_later = *kind == Namespace::User || setns(*kind, file).is_err();
@@ -170,7 +179,8 @@ fn join(namespaces: &[(Namespace, OwnedFd)]) -> Result<()> {
 
 /// Like [`become_pause`], for a child that shares the parent's memory.
 pub(super) extern "C" fn become_pause_at(plan: *mut c_void) -> c_int {
-    // SAFETY: `vfork` passes a pointer to a plan, and the parent keeps the plan until the child has executed or ended.
+    // SAFETY: `vfork` passes a pointer to a plan, and the parent keeps the plan until the child has executed
+    // or ended.
     become_pause(unsafe { &*plan.cast::<Plan<'_>>() })
 }
 
@@ -187,22 +197,24 @@ pub(super) fn become_pause(plan: &Plan<'_>) -> ! {
     };
     let result: Result<()> = prepare(plan, &pipe).and_then(|()| match plan.program {
         Some(program) => Err(crate::exec(program)).at(Step::Execute),
-        // SAFETY: `run` requires that nothing else uses the process. This is a clone's child with only this thread.
+        // SAFETY: `run` requires that the process has one thread, and that nothing uses a descriptor above 2.
+        // This process is a child of clone3 without CLONE_VM, so it has one thread, and that thread runs only
+        // this code.
         None => unsafe { crate::run() },
     });
     if let Err(failure) = result {
-        // pause itself writes nothing to the pipe.
+        // pause itself writes nothing to the pipe, so any bytes in it report a failure.
         let _ = rustix::io::write(&pipe, &failure.to_bytes());
     }
     exit(1)
 }
 
-/// A pipe whose writing end no other process has: this process creates it, and has no other thread that could fork. So
-/// EOF means only that pause has closed it or has ended.
+/// Creates a pipe whose write end no other process has, because this process has no other thread that could
+/// fork. So EOF means that pause has closed the write end or has ended.
 fn open_pipe(plan: &Plan<'_>) -> Result<OwnedFd> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).at(Step::Start)?;
     send(plan.channel, None, &reader).at(Step::Start)?;
-    // Above 2, because 0, 1 and 2 are replaced later.
+    // Above 2, because the child replaces 0, 1 and 2 later.
     let writer = fcntl_dupfd_cloexec(&writer, 3).at(Step::Start)?;
     if plan.waits {
         let mut byte = [0_u8; 1];
@@ -239,7 +251,7 @@ fn prepare(plan: &Plan<'_>, pipe: &OwnedFd) -> Result<()> {
     set_no_new_privs(true).at(Step::User)?;
     become_user(plan.user).at(Step::User)?;
     if let Some(parent) = plan.parent {
-        // Set after the change of user, which clears it.
+        // Changing the user clears the signal, so this comes afterwards.
         set_parent_process_death_signal(Some(Signal::KILL)).at(Step::ParentDeath)?;
         let mut files = [PollFd::from_borrowed_fd(parent, PollFlags::IN)];
         let now = Timespec::default();
@@ -247,11 +259,12 @@ fn prepare(plan: &Plan<'_>, pipe: &OwnedFd) -> Result<()> {
             exit(1)
         }
     }
-    // It stays open over exec, and pause closes it.
+    // The pipe stays open across the exec, and pause closes it.
     fcntl_setfd(pipe, FdFlags::empty()).at(Step::Start)
 }
 
-/// Makes this directory the root and unmounts everything outside it. pivot_root(2), "pivot_root(".", ".")"
+/// Makes this directory the root and unmounts everything outside it. See pivot_root(2), the section
+/// `pivot_root(".", ".")`.
 fn enter_root(root: &CStr) -> rustix::io::Result<()> {
     rustix::mount::mount_bind_recursive(root, root)?;
     chdir(root)?;
@@ -259,8 +272,11 @@ fn enter_root(root: &CStr) -> rustix::io::Result<()> {
     rustix::mount::unmount(c".", UnmountFlags::DETACH)
 }
 
-/// Changes to this user and group, and drops supplementary groups. Without a given user, it takes the default, or root
-/// of the user namespace if that does not map the default, or stays what it is if it may not change that.
+/// Changes to this user and group, and drops supplementary groups if the process may do that.
+///
+/// If no user is given, this function changes to the default, [`NOBODY`]. If the user namespace does not map
+/// the default, this function changes to root in that namespace. If the process may not change its ids to the
+/// default, this function keeps them.
 fn become_user(user: Option<(u32, u32)>) -> rustix::io::Result<()> {
     // This fails for an unprivileged user, and wherever /proc/PID/setgroups is `deny`.
     match set_thread_groups(&[]) {
@@ -283,8 +299,8 @@ fn become_user(user: Option<(u32, u32)>) -> rustix::io::Result<()> {
     }
 }
 
-/// Joins a sandbox and clones the container. Returns only in the container, where the caller then calls exec. For a
-/// child of fork(2).
+/// Joins a sandbox and clones the container. Call this function in a child of fork(2), the helper. In the
+/// container, it returns `Ok`, and the caller then calls exec. In the helper, it returns an error or exits.
 pub(super) fn enter(channel: &OwnedFd, sandbox: &OwnedFd, flags: u32) -> io::Result<()> {
     let fail = |errno: Errno| {
         send_failure(channel.as_fd(), Failure { step: Step::Start.number(), errno });
@@ -293,19 +309,20 @@ pub(super) fn enter(channel: &OwnedFd, sandbox: &OwnedFd, flags: u32) -> io::Res
     let kinds = rustix::thread::ThreadNameSpaceType::from_bits_retain(flags);
     rustix::thread::move_into_thread_name_spaces(sandbox.as_fd(), kinds).map_err(fail)?;
     if flags & Namespace::User.flag() != 0 {
-        // The user namespace may not map the caller's user.
+        // It is not an error if the user namespace does not map the ids or the caller may not change them.
         match become_user(Some((0, 0))) {
             Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
             Err(error) => return Err(fail(error)),
         }
     }
-    // SAFETY: `clone3` requires that the child only makes system calls. The caller is a child of fork(2) that does so.
+    // SAFETY: `clone3` requires that the child only makes system calls. The child returns to std's code
+    // between fork(2) and exec, which only makes system calls.
     match unsafe { clone3(libc::CLONE_PARENT as u32, None) } {
         Err(error) => Err(fail(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
         Ok(Cloned::Child) => Ok(()),
         Ok(Cloned::Parent(pid, pidfd)) => {
             if send(channel.as_fd(), Some(pid), &pidfd).is_err() {
-                // Without its pidfd, nobody could find it.
+                // Without its pidfd, the parent could not find the container.
                 let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
             }
             let _ = pidfd.into_raw_fd();

@@ -1,4 +1,5 @@
-//! fork(2) and vfork(2) with namespace flags and a pidfd, and without signal handlers in the child.
+//! fork(2) and vfork(2) with namespace flags and a pidfd. If the caller holds an [`AllSignalsBlocked`], none
+//! of its signal handlers runs in the child.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -24,27 +25,28 @@ pub(super) enum Cloned {
 ///
 /// # Safety
 ///
-/// The child has a copy of the memory, and of this thread only. Threads that it lacks may hold locks in that copy. So the
-/// child may make system calls, and must not allocate.
+/// The child has a copy of the memory, but of the threads it has only the calling one. The other threads may
+/// have held locks, which nobody releases in the copy. So the child may only make system calls, and must not
+/// allocate.
 pub(super) unsafe fn clone3(flags: u32, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     // SAFETY: all fields are integers, and zero is a valid integer.
     let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
     arguments.flags = u64::from(flags) | libc::CLONE_PIDFD as u64;
     arguments.pidfd = (&raw mut pidfd).expose_provenance() as u64;
-    // With CLONE_PARENT, the child inherits the caller's exit signal, and none may be given.
+    // With CLONE_PARENT, the child inherits the caller's exit signal, and clone3 rejects an explicit one.
     if flags & libc::CLONE_PARENT as u32 == 0 {
         arguments.exit_signal = libc::SIGCHLD as u64;
     }
-    // An older kernel with a shorter struct accepts a longer one whose additional fields are zero.
+    // An older kernel, whose struct is shorter, accepts a longer one if the additional fields are zero.
     if let Some(cgroup) = cgroup {
         arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = cgroup.as_raw_fd() as u64;
     }
     let size = size_of::<libc::clone_args>();
-    // SAFETY: the kernel reads one struct, whose size is passed, and writes one descriptor to `pidfd`. Without
-    // CLONE_VM, the child returns on its own copy of the stack, as from fork(2). The caller guarantees what the
-    // child does.
+    // SAFETY: the kernel reads one struct, whose size is passed, and writes one descriptor to `pidfd`.
+    // Without CLONE_VM, the child returns on its own copy of the stack, as from fork(2). The caller
+    // guarantees what the child does.
     match unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size) } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Cloned::Child),
@@ -53,22 +55,22 @@ pub(super) unsafe fn clone3(flags: u32, cgroup: Option<BorrowedFd<'_>>) -> io::R
     }
 }
 
-/// Runs a function in a child that shares the caller's memory. The caller waits until the child has executed a file or
-/// has ended. This is vfork(2) with these flags and with a separate stack for the child.
+/// Runs a function in a child that shares the caller's memory. The caller waits until the child has executed
+/// a file or has ended. This is vfork(2) with these flags and with a separate stack for the child.
 ///
-/// It copies no page tables, and causes no copy-on-write faults later. For a caller with 100 MiB, that would be most of
-/// the time that a sandbox takes to start.
+/// Unlike a fork, this copies no page tables and causes no copy-on-write faults. For a caller with 100 MiB,
+/// copying and faults would account for most of the time that a sandbox takes to start.
 ///
 /// # Safety
 ///
-/// The function only makes system calls. The caller's other threads keep running, so it must not write to memory that
-/// they use.
+/// The function only makes system calls. The caller's other threads keep running, so the function must not
+/// write to memory that they use.
 pub(super) unsafe fn vfork<T>(
     flags: u32,
     child: extern "C" fn(*mut c_void) -> c_int,
     argument: &T,
 ) -> io::Result<(i32, OwnedFd)> {
-    /// Far more than the functions in `child.rs` use, even in a debug build.
+    /// Far more than the functions in `child.rs` need, even in a debug build.
     const STACK_BYTES: usize = 65_536;
     let mut stack = Vec::<MaybeUninit<u128>>::with_capacity(STACK_BYTES / size_of::<u128>());
     let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
@@ -77,8 +79,8 @@ pub(super) unsafe fn vfork<T>(
         flags as c_int | libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     let argument = (&raw const *argument).cast_mut().cast();
     let _dumpable = Dumpable::shared();
-    // SAFETY: the child has its own stack, whose end is aligned. Stack and argument outlive the child's use of
-    // them, because CLONE_VFORK suspends this thread until the child's exec or end. The kernel writes one
+    // SAFETY: the child has its own stack, whose end is aligned. Stack and argument outlive the child's use
+    // of them, because CLONE_VFORK suspends this thread until the child's exec or end. The kernel writes one
     // descriptor to `pidfd`. The caller guarantees what the child does.
     let pid = unsafe { libc::clone(child, top.cast(), flags, argument, &raw mut pidfd) };
     match pid {
@@ -88,14 +90,16 @@ pub(super) unsafe fn vfork<T>(
     }
 }
 
-/// Restores whether this process can be traced and dumped, when the last guard is dropped. PR_SET_DUMPABLE(2const)
+/// When the last guard is dropped, restores this process's `dumpable` attribute, which says whether other
+/// processes can trace and dump it. See PR_SET_DUMPABLE(2const).
 ///
-/// A child that changes its user makes its memory undumpable, and it shares that memory with the caller (`commit_creds`
-/// in Linux `kernel/cred.c`). That is right as long as such a child exists: its user must not reach the caller's memory
-/// through it.
+/// A child that changes its user makes its memory undumpable. Since the child shares its memory with the
+/// caller, the caller becomes undumpable, too (`commit_creds` in Linux `kernel/cred.c`). The caller has to
+/// stay undumpable as long as such a child exists: other processes of the child's user must not reach the
+/// caller's memory through the child.
 struct Dumpable;
 
-/// How many guards there are, and the value before the first.
+/// How many guards exist, and the attribute before the first one.
 static SHARED: Mutex<(usize, Option<DumpableBehavior>)> = Mutex::new((0, None));
 
 impl Dumpable {
@@ -121,10 +125,10 @@ impl Drop for Dumpable {
     }
 }
 
-/// Blocks all signals in this thread until it is dropped.
+/// Blocks all signals in this thread until this guard is dropped.
 ///
-/// A child inherits the mask: no handler of the caller runs in it, and a signal for it stays pending until pause takes
-/// it.
+/// A child inherits the mask. So no handler of the caller runs in the child, and a signal to the child stays
+/// pending until pause takes it.
 pub(super) struct AllSignalsBlocked(libc::sigset_t);
 
 impl AllSignalsBlocked {
@@ -146,7 +150,7 @@ impl Drop for AllSignalsBlocked {
     }
 }
 
-/// Ends a child at once, without running destructors or flushing buffers that it has from the caller.
+/// Ends a child at once, without running the caller's destructors or flushing its buffers.
 pub(super) fn exit(status: i32) -> ! {
     // SAFETY: _exit(2) takes a number, and does not return.
     unsafe { libc::_exit(status) }

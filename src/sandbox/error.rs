@@ -1,4 +1,4 @@
-//! Errors of starting a sandbox, and what to do about them.
+//! The errors when a sandbox starts, and what to do about them.
 
 use std::borrow::Cow;
 use std::error;
@@ -10,7 +10,8 @@ use std::path::Path;
 use super::child::Step;
 use super::namespace::Namespace;
 
-/// Why a sandbox could not be started: the step that failed, the system's error and, for known causes, what to do.
+/// Why a sandbox could not be started: the step that failed, the system's error and, for known causes, what
+/// to do.
 ///
 /// ```
 /// use podpause::{Namespace, Program};
@@ -36,7 +37,7 @@ impl Error {
         Self { doing: doing.into(), error: error.into(), advice: None }
     }
 
-    /// The caller's options contradict each other.
+    /// An error because an option is invalid, or because options contradict each other.
     pub(super) fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::new(what, io::Error::new(ErrorKind::InvalidInput, why.into()))
     }
@@ -51,7 +52,7 @@ impl Error {
         self.error.kind()
     }
 
-    /// The system's error number, if there is one. errno(3)
+    /// The system's error number, if there is one. See errno(3).
     pub fn raw_os_error(&self) -> Option<i32> {
         self.error.raw_os_error()
     }
@@ -99,8 +100,8 @@ impl Request<'_> {
                 let doing = format!("join the {} namespace", kind.name());
                 match errno {
                     Some(libc::EPERM) => Error::new(doing, error).advise(
-                        "this needs CAP_SYS_ADMIN in the user namespace that owns it: run as root, \
-                         or join that user namespace as well",
+                        "this needs CAP_SYS_ADMIN in the user namespace that owns the namespace: \
+                         run as root, or join that user namespace as well",
                     ),
                     Some(libc::EINVAL) if kind == Namespace::User => Error::new(doing, error)
                         .advise("a process cannot join the user namespace that it is in"),
@@ -117,14 +118,14 @@ impl Request<'_> {
             Step::HostName => {
                 let error = Error::new("set the host name", error);
                 match errno {
-                    Some(libc::EINVAL) => error.advise("it can have 64 bytes"),
+                    Some(libc::EINVAL) => error.advise("it can have at most 64 bytes"),
                     _ => error.advise(self.denied_in_user_namespace()),
                 }
             }
             Step::User => Error::new("change the user and group of pause", error).advise(
                 "this needs CAP_SETUID and CAP_SETGID, and a user namespace has to map both ids",
             ),
-            Step::ParentDeath => Error::new("have pause die with its parent", error),
+            Step::ParentDeath => Error::new("make pause end with its parent", error),
             Step::Execute => {
                 let error = Error::new("execute pause", error);
                 match errno {
@@ -151,26 +152,26 @@ impl Request<'_> {
             Some(libc::EINVAL) => self.not_known(),
             Some(libc::EAGAIN) => self.too_many_processes(),
             Some(libc::ENOMEM) if self.joins_pid => {
-                "PID 1 of the PID namespace that is joined may have ended: it takes no new process"
+                "PID 1 of the joined PID namespace may have ended, so no process can start there"
                     .into()
             }
             Some(libc::ENOSYS) => {
-                "clone3 needs Linux 5.3, and a seccomp filter must let it pass".into()
+                "clone3 needs Linux 5.3, and a seccomp filter must allow it".into()
             }
             Some(libc::EBUSY) if self.cgroup.is_some() => {
-                "a cgroup that has controllers in cgroup.subtree_control takes no process: use a \
-                 child of it"
+                "a cgroup that has controllers in cgroup.subtree_control cannot contain processes: \
+                 use a child of it"
                     .into()
             }
             Some(libc::EACCES) if self.cgroup.is_some() => {
-                "the caller must be able to write to cgroup.procs of this cgroup, and of the nearest \
-                 ancestor that it has in common with the caller's"
+                "the caller must be able to write to cgroup.procs of this cgroup, and of the \
+                 nearest common ancestor of this cgroup and the caller's"
                     .into()
             }
             Some(libc::EOPNOTSUPP) if self.cgroup.is_some() => {
-                "cgroup.type of this cgroup does not allow it".into()
+                "cgroup.type of this cgroup does not allow processes in it".into()
             }
-            Some(libc::E2BIG) => "to start in a cgroup needs Linux 5.7".into(),
+            Some(libc::E2BIG) => "starting in a cgroup needs Linux 5.7".into(),
             _ => return Error::new(doing, error),
         };
         Error::new(doing, error).advise(advice)
@@ -183,7 +184,7 @@ impl Request<'_> {
         self.denied_in_user_namespace()
     }
 
-    /// Why an unprivileged user may not use user namespaces.
+    /// Why an unprivileged user may be unable to use user namespaces.
     fn denied_in_user_namespace(&self) -> Cow<'static, str> {
         for (name, forbids, allows) in [
             ("kernel.unprivileged_userns_clone", "0", "1"),
@@ -191,14 +192,14 @@ impl Request<'_> {
         ] {
             if sysctl(name).as_deref() == Some(forbids) {
                 return format!(
-                    "{name} is {forbids}, so ordinary users cannot use user namespaces: root allows \
-                     it by `sysctl -w {name}={allows}`"
+                    "{name} is {forbids}, so ordinary users cannot use user namespaces: root can \
+                     allow it with `sysctl -w {name}={allows}`"
                 )
                 .into();
             }
         }
-        "no sysctl forbids user namespaces: a seccomp filter, an LSM such as SELinux or AppArmor, or a \
-         chroot that the caller is in may do so; root needs none"
+        "the known sysctls do not forbid user namespaces: a seccomp filter, an LSM such as SELinux \
+         or AppArmor, or a chroot around the caller may forbid them; root needs no user namespace"
             .into()
     }
 
@@ -210,9 +211,9 @@ impl Request<'_> {
         });
         let limits: Vec<_> = limits.collect();
         format!(
-            "there are as many namespaces as one of these limits allows, here or in a user namespace \
-             around this one ({}): end sandboxes, or raise it by sysctl; or user or PID namespaces \
-             are nested too deeply (32)",
+            "a limit on namespaces is reached, here or in a user namespace around this one ({}): \
+             end sandboxes, or raise the limit by sysctl; or user or PID namespaces are nested \
+             deeper than the kernel allows (32 levels)",
             limits.join(", ")
         )
         .into()
@@ -224,7 +225,7 @@ impl Request<'_> {
         let missing: Vec<_> = missing.collect();
         match missing.is_empty() {
             true => {
-                "the kernel is too old for a flag, or was built without a kind of namespaces".into()
+                "the kernel is too old for a flag, or was built without a kind of namespace".into()
             }
             false => format!("this kernel has no {} namespaces", missing.join(" or ")).into(),
         }
@@ -238,13 +239,14 @@ impl Request<'_> {
         {
             let cgroup = cgroup.display();
             return format!(
-                "the cgroup {cgroup} may be full: its pids.max is {}; end processes, or raise it",
+                "the cgroup {cgroup} may be full: its pids.max is {}; end processes, or \
+                 raise pids.max",
                 max.trim()
             )
             .into();
         }
-        "a limit on processes is reached: pids.max of a cgroup that the caller is in, RLIMIT_NPROC, \
-         kernel.threads-max or kernel.pid_max"
+        "a limit on processes is reached: pids.max of a cgroup that the caller is in, \
+         RLIMIT_NPROC, kernel.threads-max or kernel.pid_max"
             .into()
     }
 }

@@ -1,4 +1,4 @@
-//! The maps of a new user namespace. user_namespaces(7)
+//! The id maps of a new user namespace. See user_namespaces(7).
 
 use std::fmt::Write;
 use std::fs;
@@ -9,13 +9,14 @@ use rustix::process::{getegid, geteuid};
 
 use super::error::Error;
 
-/// A line of a map: the first id inside, the first outside, and how many there are.
+/// A line of a map: the first id inside, the first id outside, and the number of ids.
 pub(super) type Line = [u32; 3];
 
-/// Writes the maps of a child's user namespace. By default, the caller is root there.
+/// Writes the maps of a child's user namespace. By default, the caller's ids are 0 in that namespace.
 ///
-/// The kernel lets a privileged process write any map, and any other process map only its own id. For other maps there
-/// are newuidmap(1) and newgidmap(1), which know the ranges of each user.
+/// A privileged process can map all ids that its own user namespace has. Any other process can map only its
+/// own id. If the kernel denies a map, this function runs newuidmap(1) or newgidmap(1), which allow the
+/// ranges of subuid(5) and subgid(5).
 pub(super) fn write_maps(pid: i32, uids: &[Line], gids: &[Line]) -> Result<(), Error> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let own_uid = [[0, uid, 1]];
@@ -27,7 +28,7 @@ pub(super) fn write_maps(pid: i32, uids: &[Line], gids: &[Line]) -> Result<(), E
         && *outside == gid
         && uid != 0
     {
-        // The kernel requires this before an unprivileged process maps its own group.
+        // The kernel requires this before an unprivileged process maps its own group id.
         let file = format!("/proc/{pid}/setgroups");
         fs::write(&file, "deny").map_err(|error| Error::new(format!("write {file}"), error))?;
     }
@@ -42,11 +43,17 @@ fn write_map(pid: i32, name: &str, helper: &str, lines: &[Line]) -> Result<(), E
     }
     let doing = || format!("write {:?} to {name} of the user namespace", text.trim_end());
     match fs::write(&file, &text) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && geteuid().is_root() => {
+            return Err(Error::new(doing(), error).advise(
+                "root can map only ids that exist in its own user namespace (/proc/self/uid_map, \
+                 gid_map), and needs CAP_SETUID and CAP_SETGID",
+            ));
+        }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
         Err(error) if error.kind() == ErrorKind::InvalidInput => {
             return Err(Error::new(doing(), error).advise(
-                "ranges must not be empty or overlap, and ids outside must exist in the user \
-                 namespace of the caller",
+                "ranges must not be empty, overlap or contain an id above 4294967294, and there \
+                 can be at most 340 of them",
             ));
         }
         result => return result.map_err(|error| Error::new(doing(), error)),
@@ -57,8 +64,8 @@ fn write_map(pid: i32, name: &str, helper: &str, lines: &[Line]) -> Result<(), E
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let denied = io::Error::from_raw_os_error(libc::EPERM);
             return Err(Error::new(doing(), denied).advise(format!(
-                "an ordinary user can map one id, the own: for more, install {helper} (package \
-                 uidmap), or run as root"
+                "an ordinary user can map only their own id: to map more, install {helper} \
+                 (package uidmap), or run as root"
             )));
         }
         Err(error) => return Err(Error::new(format!("run {helper}"), error)),
@@ -72,7 +79,7 @@ fn write_map(pid: i32, name: &str, helper: &str, lines: &[Line]) -> Result<(), E
     };
     let said = String::from_utf8_lossy(&output.stderr).trim().to_string();
     Err(Error::new(doing(), io::Error::new(ErrorKind::PermissionDenied, said)).advise(format!(
-        "give the user these ids in {sub}, as by `usermod {option} FIRST-LAST USER`, or map one id \
-         only, the own"
+        "give the user these ids in {sub}, for example with `usermod {option} FIRST-LAST USER`, or \
+         map only the user's own id"
     )))
 }

@@ -1,7 +1,7 @@
-//! The messages of a child to its parent before exec, over a socket.
+//! The messages that a child sends to its parent before the exec, over a socket.
 //!
-//! A process that another thread forks may hold copies of both ends of the socket. So EOF means nothing here, and the
-//! parent watches the child's pidfd instead.
+//! A process that another thread forks may hold copies of both ends of the socket. So when the child exits,
+//! the parent does not always read EOF. It watches the child's pidfd instead.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -19,14 +19,15 @@ pub(super) fn channel() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
 }
 
-/// What a child says.
+/// A message of a child.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// It has cloned this process, as a child of the receiver.
+    /// The sender has cloned the process with this id and pidfd, as a child of the receiver.
     Cloned(i32, OwnedFd),
-    /// From here on, this pipe shows its progress. Only the child has the other end.
+    /// From here on, the child reports a failure through this pipe. EOF means that pause is ready or that the
+    /// child has ended. Only the child has the write end.
     Pipe(OwnedFd),
-    /// This step failed, and the child ends.
+    /// A step failed, and the child ends.
     Failed(Failure),
 }
 
@@ -60,10 +61,10 @@ fn from_bytes([a, b, c, d, e, f, g, h]: [u8; LENGTH]) -> [i32; 2] {
     [[a, b, c, d], [e, f, g, h]].map(i32::from_ne_bytes)
 }
 
-/// Stands for [`Message::Pipe`], in place of a process id.
+/// Stands in place of a process id, and marks a [`Message::Pipe`].
 const PIPE: i32 = 0;
 
-/// Sends a pipe, or a pidfd with its process id. It allocates nothing.
+/// Sends a pipe, or a pidfd with its process id. This function allocates nothing.
 pub(super) fn send(channel: BorrowedFd<'_>, pid: Option<i32>, file: &OwnedFd) -> Result<(), Errno> {
     let files = [file.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -73,15 +74,15 @@ pub(super) fn send(channel: BorrowedFd<'_>, pid: Option<i32>, file: &OwnedFd) ->
     sendmsg(channel, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
 }
 
-/// Sends the failure of a step. It allocates nothing.
+/// Sends the failure of a step. This function allocates nothing.
 pub(super) fn send_failure(channel: BorrowedFd<'_>, failure: Failure) {
     let bytes = failure.to_bytes();
     let mut none = SendAncillaryBuffer::default();
-    // If this fails, the parent has gone, or notices that the child has ended.
+    // If this fails, the parent has ended, or notices that the child ends.
     let _ = sendmsg(channel, &[IoSlice::new(&bytes)], &mut none, SendFlags::NOSIGNAL);
 }
 
-/// Waits for a message from the process with this pidfd. `None` if it ended without one.
+/// Waits for a message from the process with this pidfd. Returns `None` if the process ended without one.
 pub(super) fn receive(
     channel: BorrowedFd<'_>,
     pidfd: BorrowedFd<'_>,
@@ -94,7 +95,7 @@ pub(super) fn receive(
     receive_now(channel)
 }
 
-/// A message that is already in the socket, if there is one.
+/// Returns a message that is already in the socket, if there is one.
 pub(super) fn receive_now(channel: BorrowedFd<'_>) -> rustix::io::Result<Option<Message>> {
     let mut bytes = [0; LENGTH];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -113,7 +114,7 @@ pub(super) fn receive_now(channel: BorrowedFd<'_>) -> rustix::io::Result<Option<
     Ok(Some(match (from_bytes(bytes), files.next()) {
         ([PIPE, _], Some(file)) => Message::Pipe(file),
         ([pid, _], Some(file)) => Message::Cloned(pid, file),
-        // The kernel drops a descriptor if there is no room for it.
+        // The kernel drops the descriptor if this process has reached its limit of descriptors.
         ([_, 0], None) => return Err(Errno::MFILE),
         (_, None) => Message::Failed(Failure::from_bytes(bytes)),
     }))

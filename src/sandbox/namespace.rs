@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// A kind of namespace. namespaces(7)
+/// A kind of namespace. See namespaces(7).
 ///
 /// ```
 /// use podpause::Namespace;
@@ -48,7 +48,7 @@ impl Namespace {
         Self::Time,
     ];
 
-    /// Its name in `/proc/PID/ns`.
+    /// The name of this kind in `/proc/PID/ns`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::User => "user",
@@ -62,7 +62,7 @@ impl Namespace {
         }
     }
 
-    /// Its flag for clone3(2), unshare(2) and setns(2), such as CLONE_NEWUSER.
+    /// The flag of this kind for clone3(2), unshare(2) and setns(2), such as CLONE_NEWUSER.
     pub const fn flag(self) -> u32 {
         (match self {
             Self::User => libc::CLONE_NEWUSER,
@@ -76,7 +76,8 @@ impl Namespace {
         }) as u32
     }
 
-    /// Whether the running kernel has this kind, according to /proc. Without /proc, it assumes yes.
+    /// Whether the running kernel lacks this kind, according to /proc. Without /proc, every kind counts as
+    /// present.
     pub(super) fn is_missing(self) -> bool {
         Path::new("/proc/self/ns").exists()
             && !Path::new("/proc/self/ns").join(self.name()).exists()
@@ -96,9 +97,9 @@ impl Namespace {
         match Self::of(file) {
             Ok(Some(kind)) if kind == self => Ok(()),
             Ok(Some(kind)) => Err(format!("it is a namespace of the kind {}", kind.name())),
-            Ok(None) => Err("it is a namespace of a kind that is not known here".into()),
+            Ok(None) => Err("it is a namespace of an unknown kind".into()),
             Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => Err(format!(
-                "it is no namespace: give /proc/PID/ns/{}, or a file on which one is mounted",
+                "it is not a namespace: give /proc/PID/ns/{}, or a file on which one is mounted",
                 self.name()
             )),
             Err(error) => Err(error.to_string()),

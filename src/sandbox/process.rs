@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
 
-/// How long a guard waits for a process that it has killed.
+/// How long drop waits for a process that it has killed.
 const DROP_DEADLINE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A child of this process. Drop kills and reaps it.
@@ -25,7 +25,7 @@ impl Child {
         Self { pid, pidfd, status: None }
     }
 
-    /// Sends a signal. Not an error if the process has ended.
+    /// Sends a signal. It is not an error if the process has ended.
     pub(super) fn send(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(&self.pidfd, signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
@@ -33,7 +33,7 @@ impl Child {
         }
     }
 
-    /// Waits until it ends, and reaps it.
+    /// Waits until the process ends, and reaps it.
     pub(super) fn wait(&mut self) -> io::Result<ExitStatus> {
         if let Some(status) = self.status {
             return Ok(status);
@@ -48,8 +48,8 @@ impl Child {
                 let mut files = [PollFd::new(&self.pidfd, PollFlags::IN)];
                 retry_on_intr(|| poll(&mut files, None))?;
                 let text = format!(
-                    "process {} has ended, with a status that is not known here: this process \
-                     ignores SIGCHLD, waits for any child in another place, or is not the parent",
+                    "process {} has ended, but its status is not known: this process ignores \
+                     SIGCHLD, another part of it waits for any child, or it is not the parent",
                     self.pid
                 );
                 Err(io::Error::new(io::ErrorKind::NotFound, text))
@@ -58,7 +58,7 @@ impl Child {
         }
     }
 
-    /// Whether it has ended or was reaped.
+    /// Whether the process has ended, or was reaped.
     pub(super) fn has_ended(&self) -> bool {
         self.ends_within(&Timespec::default())
     }
@@ -68,14 +68,16 @@ impl Child {
         retry_on_intr(|| poll(&mut files, Some(time))).is_ok_and(|count| count > 0)
     }
 
-    /// Whether the kernel has begun to end it.
+    /// Whether the kernel has begun to end the process.
     ///
-    /// The kernel releases a process's memory first, then closes its descriptors, and only then does its pidfd become
-    /// readable (`do_exit` in Linux `kernel/exit.c`). process_mrelease(2), since Linux 5.15, distinguishes these without
-    /// reading /proc, which would take longer than everything else here. It returns EINVAL, and does nothing, for a
-    /// process that has memory and is not about to end.
+    /// The kernel first releases the memory of a process, then closes its descriptors, and only then makes
+    /// its pidfd readable (`do_exit` in Linux `kernel/exit.c`). So when the pipe is at EOF, it is possible
+    /// that the process is ending but the pidfd does not show it yet. process_mrelease(2), since Linux 5.15,
+    /// shows it, and takes less time than reading /proc. The call fails with EINVAL, and does nothing, if the
+    /// process has memory and is not about to end.
     pub(super) fn is_ending(&self) -> bool {
-        /// The number is the same on all our architectures. The libc crate lacks it on some.
+        /// The number is the same on all our architectures. The libc crate does not define it for some of
+        /// them.
         const PROCESS_MRELEASE: libc::c_long = 448;
         // SAFETY: the call takes numbers, and releases only the memory of a process that is being killed.
         let released = unsafe { libc::syscall(PROCESS_MRELEASE, self.pidfd.as_raw_fd(), 0) };
@@ -88,23 +90,24 @@ impl Child {
         }
     }
 
-    /// The same by /proc, from the flag PF_EXITING, which is set even earlier.
+    /// Like [`is_ending`](Self::is_ending), but reads the flag PF_EXITING from /proc. The kernel sets this
+    /// flag before it releases the memory.
     fn is_ending_by_proc(&self) -> bool {
         const PF_EXITING: u32 = 4;
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
             return self.has_ended();
         };
-        // proc_pid_stat(5): the name, in parentheses, may contain any character. The flags are the seventh field after
-        // it.
+        // proc_pid_stat(5): the name is in parentheses and may contain any character. The flags are the
+        // seventh field after the name.
         let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
         let flags = fields.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse().ok());
         flags.is_none_or(|flags: u32| flags & PF_EXITING != 0)
     }
 
-    /// Gives up the guard.
+    /// Returns the pidfd, and neither kills nor reaps the process.
     pub(super) fn into_pidfd(self) -> OwnedFd {
         let this = std::mem::ManuallyDrop::new(self);
-        // SAFETY: the pidfd is moved out once, and the guard is neither dropped nor used afterwards.
+        // SAFETY: the pidfd is moved out once, and `this` is neither dropped nor used afterwards.
         unsafe { std::ptr::read(&raw const this.pidfd) }
     }
 }
@@ -113,8 +116,8 @@ impl Drop for Child {
     fn drop(&mut self) {
         if self.status.is_none() {
             let _ = self.send(Signal::KILL);
-            // PID 1 ends only after every process in its namespace is reaped. Some may be children of this thread,
-            // so this must not wait without a limit.
+            // PID 1 ends only after all other processes in its namespace are reaped. Some of them may be
+            // children of this thread, so the wait needs a limit.
             if self.ends_within(&DROP_DEADLINE) {
                 let _ = self.wait();
             }
@@ -123,7 +126,8 @@ impl Drop for Child {
 }
 
 fn exit_status(status: &WaitIdStatus) -> ExitStatus {
-    // wait(2): the status in the second byte, or the signal in the first, with a bit for a core dump.
+    // wait(2): the second byte is the exit status, or the first byte is the signal, with a bit for a core
+    // dump.
     let core = if status.dumped() { 0x80 } else { 0 };
     ExitStatus::from_raw(match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => (code & 0xff) << 8,

@@ -1,6 +1,6 @@
 # Functions of init.sh and uml.sh: checks, pause in namespaces, and orphans.
 
-# The kernel passes unknown words of its command line on as environment variables.
+# The kernel passes unknown NAME=VALUE words of its command line to init as environment variables.
 version="pause $podpause_version"
 farewell_term="pause: SIGTERM 15"
 farewell_int="pause: SIGINT   2"
@@ -10,7 +10,7 @@ few_orphans=100
 
 checks=0
 
-# check NAME FOUND EXPECTED
+# check NAME FOUND EXPECTED: reports whether the two values are equal.
 check() {
     checks=$((checks + 1))
     if [ "$2" = "$3" ]; then
@@ -37,7 +37,7 @@ yes_if() {
     if "$@"; then echo yes; else echo no; fi
 }
 
-# status FIELD: from /proc/PID/status of $pause, without the unit.
+# status FIELD: prints the field of /proc/PID/status of $pause, without the unit.
 status() {
     sed -n "s/^$1:[[:space:]]*\([^[:space:]]*\).*/\1/p" "/proc/$pause/status"
 }
@@ -52,27 +52,27 @@ children() { echo $(cat "/proc/$1/task/$1/children"); }
 # Sets $pause to the child of $runtime. Fails if there is none.
 has_pause() { pause=$(children $runtime) && [ -n "$pause" ]; }
 
-# Whether $pause sleeps and waits for its signals. It ignores SIGCHLD (17) from the moment on when it has
-# blocked them, and while it waits for them, the kernel shows them as not blocked.
+# Whether $pause sleeps and waits for its signals. It ignores SIGCHLD (17) only after it has blocked its signals. While
+# it waits for them, the kernel shows them as not blocked.
 holds() {
     is_in_state S && [ $((0x$(status SigIgn) >> 16 & 1)) -eq 1 ] && [ $((0x$(status SigBlk))) -eq 0 ]
 }
 
-# start COMMAND...: starts it as PID 1 of new namespaces, with a leaked descriptor. Its messages go to /messages.
-# $runtime waits for it and returns its status.
+# start COMMAND...: starts the command as PID 1 of new namespaces, with a leaked descriptor. Its messages go to
+# /messages. Sets $pause to the command, and $runtime to its parent, which waits for it and returns its status.
 start() {
     unshare -m -u -i -n -p -f "$@" 9</dev/null 2>/messages &
     runtime=$!
     wait_until has_pause
 }
 
-# start_pause WHO [COMMAND...]: the command executes pause.
+# start_pause LABEL [COMMAND...]: starts /pause, or a command that executes it. LABEL is the prefix of the checks.
 start_pause() {
-    who=$1
+    label=$1
     shift
     start "${@:-/pause}"
-    check "$who: it holds" "$(yes_if wait_until holds)" yes
-    check "$who: it has closed what was leaked" "$(echo $(ls /proc/$pause/fd))" "0 1 2"
+    check "$label: it holds" "$(yes_if wait_until holds)" yes
+    check "$label: it has closed what was leaked" "$(echo $(ls /proc/$pause/fd))" "0 1 2"
 }
 
 # end SIGNAL FAREWELL: checks how pause ended, after that signal was sent.
@@ -81,7 +81,7 @@ end() {
     check "$1 ends it" "$? $(cat /messages)" "0 $2"
 }
 
-# make_orphans WHEN KIND NUMBER: in the PID namespace of $pause.
+# make_orphans WHEN KIND NUMBER: makes orphans in the PID namespace of $pause, and checks how many were made.
 make_orphans() {
     check "$1: $3 $2 orphans are made" "$(nsenter -t $pause -p /load $2 $3 | wc -c)" $3
 }
@@ -91,7 +91,7 @@ is_childless() { [ -z "$(children $pause)" ]; }
 # Whether $pause has this many children.
 has_children() { [ "$(children $pause | wc -w)" -eq $1 ]; }
 
-# check_reaping WHEN NUMBER: ordinary orphans are released, without a wake-up of pause.
+# check_reaping WHEN NUMBER: checks that ordinary orphans leave no zombies, and do not wake pause up.
 check_reaping() {
     before=$(switches)
     for kind in dead living; do

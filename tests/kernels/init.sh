@@ -6,14 +6,14 @@
 #
 #     ok NAME            a check that passed
 #     not ok NAME: WHY   a check that failed
-#     value NAME VALUE   a measurement, which the test evaluates
+#     value NAME VALUE   a measurement, which main.rs evaluates
 #     done NUMBER        the end, with the number of checks
 #
 # Nothing here sleeps for a fixed time. A shell can see the state of another process only in /proc, so it polls there
 # for at most a minute.
 #
-# /load (load.rs) makes orphans, because some versions of busybox's nsenter parse the options of the program that they
-# start. The number of orphans is always checked.
+# /load (load.rs) makes the orphans. Its arguments are words without a dash, because some versions of busybox's nsenter
+# parse the options of the program that they start as their own. The scripts check how many were made.
 
 export PATH=/bin
 /bin/busybox mkdir -p /dev /proc /cgroup /tracing
@@ -24,19 +24,19 @@ mount -t cgroup2 cgroup2 /cgroup
 
 . /functions.sh
 
-# Where the start stack of $pause ended, or rather where the path of the program is, in its last
-# page. That is AT_EXECFN (31) of the auxiliary vector, whose words are as wide as the program's.
+# Prints the address of the program's path, which was in the last page of the start stack of $pause. The address is
+# AT_EXECFN (31) in the auxiliary vector, whose words are as wide as the program's.
 path_address() {
     od -A n -v -t x$word -w$((2 * word)) "/proc/$pause/auxv" | while read -r key value; do
         [ $((0x$key)) -ne 31 ] || echo "$value"
     done
 }
 
-# check_memory WHO: two mappings of a page each, and otherwise only what the kernel has above the
-# start stack. What that is, and how much memory all of it takes, the test judges.
+# check_memory LABEL: checks that $pause has two mappings of a page each, and otherwise only mappings above the start
+# stack. main.rs checks which these are, and how much memory all mappings take.
 check_memory() {
     page_kb=$(sed -n 's/^KernelPageSize: *\([0-9]*\) kB/\1/p' "/proc/$pause/smaps" | head -n 1)
-    # Without the last three digits: the topmost addresses would be negative numbers for the shell.
+    # Drops the last three hexadecimal digits of addresses: as shell numbers, the highest addresses would be negative.
     path=$(path_address)
     path=$((0x${path%???}))
     line=0 above=
@@ -47,7 +47,7 @@ check_memory() {
         case $line in
             1) check "$1: the first mapping is the text" "$what" "r-xp $page_kb /pause" ;;
             2)
-                # Its name differs between kernel versions: the stack and the heap are in it.
+                # Kernel versions name it differently, because the addresses of the stack and of the heap are in it.
                 what=${what%'[heap]'} what=${what%'[stack]'}
                 check "$1: the second is the private page" "$what" "rw-p $page_kb "
                 ;;
@@ -62,7 +62,7 @@ check_memory() {
     for field in VmRSS RssAnon RssFile VmPTE; do
         echo "value $field $(status $field)"
     done
-    # The sums in `status` may lag; these are counted from the page tables.
+    # The numbers in `status` may lag behind. The kernel counts these from the page tables.
     for field in Rss Anonymous; do
         echo "value $field $(sed -n "s/^$field: *\([0-9]*\) kB/\1/p" "/proc/$pause/smaps_rollup")"
     done
@@ -73,22 +73,23 @@ check_names() {
     check "$1: its thread's name" "$(cat "/proc/$pause/comm")" pause
 }
 
-# entry_point FILE: its offset in the file. Both programs are mapped at 4 MiB from their first byte on.
+# entry_point FILE: prints the file offset of the program's first instruction. /pause and /load are both mapped at
+# 4 MiB, from their first byte on.
 entry_point() {
     echo $((0x$(echo $(od -A n -t x$word -j 24 -N $word "$1")) - 0x400000))
 }
 
-# set_probe NAME FILE OFFSET: on an instruction of that file, in every process.
+# set_probe NAME FILE OFFSET: sets a probe on the instruction at that offset, in every process that maps the file.
 set_probe() {
     printf 'p:uprobes/%s %s:0x%x\n' $1 $2 $3 >>/tracing/uprobe_events &&
         echo 1 >/tracing/events/uprobes/$1/enable
 }
 
-# How often the probe of this name was hit.
+# hits NAME: prints how often the probe was hit.
 hits() { awk -v name=$1 '$2 == name { print $3 }' /tracing/uprobe_profile; }
 was_hit() { [ "$(hits $1)" -gt 0 ]; }
 
-# set_probe_on_wake: where $pause goes on as soon as the kernel interrupts its wait.
+# set_probe_on_wake NAME FILE: sets a probe on the instruction at which $pause continues when its wait is interrupted.
 set_probe_on_wake() {
     set_probe $1 $2 $((0x$(sed 's/.* 0x//' "/proc/$pause/syscall") - 0x400000))
 }
@@ -100,10 +101,10 @@ remove_probes() {
     echo >/tracing/uprobe_events
 }
 
-# The address of [uprobes] in $pause.
+# Prints the address of the mapping [uprobes] in $pause, if it has one.
 probes_mapping() { awk '$6 == "[uprobes]" { sub(/-.*/, "", $1); print $1 }' "/proc/$pause/maps"; }
 
-# The control: whether a program that keeps [uprobes] survives a probe. It unmaps an unused page instead.
+# The control: whether a program that keeps [uprobes] survives a probe. This program unmaps an unused page instead.
 survives_probe() {
     start /load unmap 10000000
     check "a program with a probe waits" "$(yes_if wait_until is_in_state S)" yes
@@ -119,7 +120,7 @@ survives_probe() {
     [ $survived -eq 0 ]
 }
 
-# Probes that are set before pause gives its memory back.
+# Checks that pause survives probes, one set before it gives its memory back, and one after that.
 check_probes() {
     survives_probe || {
         echo "value probes broken"
@@ -145,22 +146,23 @@ check_probes() {
     remove_probes early late
 
     [ -n "$mapping" ] || return
-    # The negative control: a program that unmaps [uprobes].
+    # The negative control: a program that unmaps [uprobes] does not survive a probe.
     set_probe early /load $(entry_point /load)
     start /load unmap $mapping
-    check "a program without that mapping waits" "$(yes_if wait_until is_in_state S)" yes
-    check "a program without that mapping has none" "$(probes_mapping)" ""
+    check "a program that unmaps [uprobes] waits" "$(yes_if wait_until is_in_state S)" yes
+    check "a program that unmaps [uprobes] has no such mapping" "$(probes_mapping)" ""
     set_probe_on_wake late /load
     kill -STOP $pause
     wait_until is_in_state T
     kill -CONT $pause
     wait $runtime
     status=$?
-    check "a program without that mapping is killed by the next probe" "$(yes_if [ $status -gt 128 ])" yes
+    check "a program that unmaps [uprobes] is killed by the next probe" "$(yes_if [ $status -gt 128 ])" yes
     remove_probes early late
 }
 
-# A 32-bit kernel may lack the system calls for 32-bit times, or those for 64-bit times.
+# Checks pause without the system calls with 32-bit times, and without those with 64-bit times: a 32-bit kernel may
+# lack either.
 check_times() {
     for missing in time32 time64; do
         start_pause "without $missing" /load without $missing /pause
@@ -172,12 +174,12 @@ check_times() {
         kill -TERM $pause
         end "without $missing: SIGTERM" "$farewell_term"
     done
-    # The negative control of the filters: without both calls, it cannot wait.
+    # The negative control of the filters: with neither kind of call, pause cannot wait.
     unshare -p -f /load without both /pause 2>/messages
     check "without both, it ends with status 3" "$?" 3
 }
 
-# How wide a word of the program is, in bytes. EI_CLASS: 1 is 32 bits, 2 is 64 bits.
+# The width of a word of the program, in bytes. In the ELF header, EI_CLASS 1 means 32 bits, and 2 means 64 bits.
 word=$((4 * $(od -A n -t u1 -j 4 -N 1 /pause)))
 
 echo "value kernel $(uname -r)"
@@ -212,11 +214,11 @@ check "it is still stopped" "$(status State)" T
 kill -CONT $pause
 check "it holds again after the stop" "$(yes_if wait_until holds)" yes
 check "after the stop: traced orphans leave no zombie" "$(yes_if wait_until is_childless)" yes
-# It has no handler, so these do nothing to a PID 1.
+# pause has no handlers, so these signals from its own namespace do nothing to it as PID 1.
 nsenter -t $pause -p -- sh -c 'for signal in HUP USR1 ABRT STOP KILL; do kill -$signal 1; done'
 check "other signals are sent" $? 0
 check "it holds after other signals" "$(yes_if wait_until holds)" yes
-# The sender is in the namespace, so it is killed with everything there. The shell says so.
+# The sender is in the namespace, so it is killed with everything there. This shell reports that on the console.
 nsenter -t $pause -p -- sh -c 'kill -INT 1'
 end SIGINT "$farewell_int"
 
@@ -234,13 +236,13 @@ echo 0 >/cgroup/pod/cgroup.freeze
 check "thawed: traced orphans leave no zombie" "$(yes_if wait_until is_childless)" yes
 echo 1 >/cgroup/pod/cgroup.freeze
 check "it freezes again" "$(yes_if wait_until is_frozen)" yes
-# The signal comes before the thaw: it is neither lost nor late.
+# A signal that is sent while pause is frozen must take effect after the thaw.
 kill -TERM $pause
 echo 0 >/cgroup/pod/cgroup.freeze
 end "SIGTERM while frozen" "$farewell_term"
 rmdir /cgroup/pod
 
-# A PID 1 that never reaps: every orphan stays a zombie, so the checks above can fail.
+# The negative control: a PID 1 that never reaps. Every orphan stays a zombie, so the checks above can fail.
 start sleep 1000000
 made=0
 for kind in dead living traced; do
@@ -259,7 +261,7 @@ else
     echo "value probes none"
 fi
 
-# From here on this process is pause, and its child does the checks.
+# Finally, this process executes pause, and its child does the checks.
 {
     pause=1
     is_pause() { [ "$(cat /proc/1/comm)" = pause ]; }
@@ -267,7 +269,7 @@ fi
     check "as init: it holds" "$(yes_if wait_until holds)" yes
     check_names "as init"
     check_memory "as init"
-    # This shell is a child of pause, too.
+    # This shell is a child of pause, too, so pause always has one child.
     before=$(switches)
     for kind in dead living; do
         check "as init: $kind orphans are made" "$(/load $kind $few_orphans | wc -c)" $few_orphans
@@ -277,7 +279,7 @@ fi
     check "as init: traced orphans are made" "$(/load traced $few_orphans | wc -c)" $few_orphans
     check "as init: traced orphans leave no zombie" "$(yes_if wait_until has_children 1)" yes
     echo "done $checks"
-    # When init ends, Linux panics, and prints the status.
+    # When init ends, Linux panics, and prints init's exit status.
     kill -TERM 1
 } &
 exec /pause 9</dev/null

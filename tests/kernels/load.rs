@@ -1,20 +1,20 @@
 //! Loads for a PID 1, and the negative controls of `init.sh`.
 //!
-//! It is a static program with pause's entry point, system calls and linker script, so it runs on every kernel that pause
-//! supports. `init.sh` calls it as `/load`:
+//! It is a static program with pause's entry point, system calls and linker script, so it runs on every
+//! kernel that pause supports. `init.sh` calls it as `/load`:
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `dead N` | makes N children of PID 1 that are zombies before they are reparented |
-//! | `living N` | makes N that are reparented first, and then exit |
-//! | `traced N` | makes N that are reparented, call `PTRACE_TRACEME`, and then exit |
-//! | `without time32 PROGRAM…` | executes a program on a kernel without 32-bit times, by a filter (32-bit only) |
-//! | `without time64 PROGRAM…` | the same for a kernel before 5.1, without the calls for 64-bit times |
-//! | `without both PROGRAM…` | denies both, which leaves no way to wait |
+//! | `dead N` | makes N orphans that are zombies before PID 1 becomes their parent |
+//! | `living N` | makes N orphans that exit after PID 1 has become their parent |
+//! | `traced N` | the same, but each orphan calls `PTRACE_TRACEME` before it exits |
+//! | `without time32 PROGRAM…` | denies calls with 32-bit times, and executes the program (32-bit only) |
+//! | `without time64 PROGRAM…` | the same with 64-bit times, which kernels before 5.1 lack |
+//! | `without both PROGRAM…` | denies both, so pause cannot wait |
 //! | `unmap ADDRESS` | unmaps the page at this hexadecimal address, and waits for SIGTERM, as pause does |
 //!
 //! Each orphan writes one byte to stdout before it exits, so the number of bytes is the number of orphans
-//! that were made. EOF on a pipe there means that all of them have closed their descriptors.
+//! that were made. If stdout is a pipe, EOF means that all orphans have closed it.
 //!
 //! The exit status is 0, 1 if a system call failed, or 2 if the arguments are wrong.
 #![no_std]
@@ -68,7 +68,7 @@ static CONSTANTS: u8 = 0;
 
 arch::entry_point!(crate::answer, crate::main, crate::CONSTANTS);
 
-/// Runs on the start stack, and never returns, so that [`main`] is not called.
+/// Runs on the start stack. It never returns, so [`main`] is not called.
 ///
 /// # Safety
 ///
@@ -76,9 +76,9 @@ arch::entry_point!(crate::answer, crate::main, crate::CONSTANTS);
 unsafe extern "C" fn answer(stack: *const usize, _: &u8) -> ! {
     // SAFETY: argc is the first word of the start stack.
     let argc = unsafe { *stack };
-    // SAFETY: the arguments and a null follow it.
+    // SAFETY: argc arguments follow argc.
     let arguments = unsafe { core::slice::from_raw_parts(stack.add(1).cast::<Text>(), argc) };
-    // SAFETY: behind the null, the environment starts.
+    // SAFETY: a null follows the arguments, and then the environment.
     let environment = unsafe { stack.add(argc + 2) };
     let status = match arguments {
         [_, kind, number] if kind.is(b"dead") => make_orphans(Kind::Dead, number.number(10)),
@@ -101,7 +101,7 @@ extern "C" fn main() -> ! {
     exit(FAILED)
 }
 
-/// A string of the start stack, which ends with a zero byte.
+/// A string from the start stack, terminated by a zero byte.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 struct Text(*const u8);
@@ -116,7 +116,7 @@ impl Text {
             if byte == 0 {
                 return None;
             }
-            // SAFETY: the zero byte follows at the earliest.
+            // SAFETY: this byte is not zero, so the string has at least one more byte.
             next = unsafe { next.add(1) };
             Some(byte)
         })
@@ -126,7 +126,7 @@ impl Text {
         self.bytes().eq(word.iter().copied())
     }
 
-    /// The number that its digits are. Ends the process if one is not a digit.
+    /// Parses the string as a number. Ends the process if a byte is not a digit.
     fn number(self, base: usize) -> usize {
         let mut number = 0_usize;
         for byte in self.bytes() {
@@ -144,7 +144,7 @@ impl Text {
     }
 }
 
-/// What an orphan goes through before it is gone.
+/// What an orphan does before it is gone: see the table above.
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Dead,
@@ -171,7 +171,7 @@ fn make_orphans(kind: Kind, number: usize) -> usize {
     0
 }
 
-/// Forks a child and exits before it is waited for.
+/// Forks a child and exits without reaping it.
 fn leave_orphan(kind: Kind) -> ! {
     block([SIGUSR1, SIGCHLD]);
     if fork() == 0 {
@@ -188,15 +188,16 @@ fn leave_orphan(kind: Kind) -> ! {
         exit(if written == 1 { 0 } else { FAILED })
     }
     if kind == Kind::Dead {
-        // The kernel sends it once the child is a zombie, which it stays.
+        // The kernel sends SIGCHLD when the child has become a zombie. Nothing reaps the child here.
         wait_for(SIGCHLD);
     }
     exit(0)
 }
 
-/// Returns once PID 1 is the parent. SIGUSR1 is blocked.
+/// Returns once PID 1 is the parent. The caller has blocked SIGUSR1.
 fn wait_for_adoption() {
-    // SAFETY: the call takes numbers. The kernel sends this signal after it has set the new parent.
+    // The kernel sends this signal after it has set the new parent.
+    // SAFETY: the call takes numbers.
     check(unsafe { syscall(nr::PRCTL, [PR_SET_PDEATHSIG, SIGUSR1]) });
     // SAFETY: the call takes nothing.
     let parent = || unsafe { syscall(more::GETPPID, []) };
@@ -213,12 +214,12 @@ fn fork() -> i32 {
     // `struct clone_args` of Linux 5.3: the signal at the child's end is the fifth field.
     let arguments = [0, 0, 0, 0, SIGCHLD as u64, 0, 0, 0];
     let address = (&raw const arguments).expose_provenance();
-    // SAFETY: the kernel reads one `struct clone_args`, whose size it is told. The child has a copy of
-    // this memory, and goes on with a copy of this stack.
+    // SAFETY: the kernel reads one `struct clone_args` of the given size. The child continues with copies of
+    // this memory and this stack.
     check(unsafe { syscall(more::CLONE3, [address, size_of_val(&arguments)]) })
 }
 
-/// The set of one signal, as the kernel has it.
+/// The kernel's signal set with this one signal.
 fn set(signal: usize) -> [u8; 8] {
     (1_u64 << (signal - 1)).to_ne_bytes()
 }
@@ -227,7 +228,7 @@ fn block(signals: [usize; 2]) {
     for signal in signals {
         let set = set(signal);
         let address = (&raw const set).expose_provenance();
-        // SAFETY: the kernel reads one signal set, whose size it is told.
+        // SAFETY: the kernel reads one signal set of the given size.
         check(unsafe { syscall(nr::RT_SIGPROCMASK, [SIG_BLOCK, address, 0, size_of_val(&set)]) });
     }
 }
@@ -237,7 +238,7 @@ fn wait_for(signal: usize) {
     let set = set(signal);
     let address = (&raw const set).expose_provenance();
     loop {
-        // SAFETY: the kernel reads one signal set, whose size it is told.
+        // SAFETY: the kernel reads one signal set of the given size.
         let result = unsafe { syscall(nr::RT_SIGTIMEDWAIT, [address, 0, 0, size_of_val(&set)]) };
         if result != -EINTR {
             check(result);
@@ -249,7 +250,7 @@ fn wait_for(signal: usize) {
 /// Unmaps the page at this address, and waits for SIGTERM.
 fn unmap(address: usize) -> usize {
     block([SIGTERM, SIGTERM]);
-    // SAFETY: `init.sh` names the page of the kernel's mapping for probes. Nothing here uses it.
+    // SAFETY: `init.sh` passes the address of [uprobes] or of an unused page. This code uses neither.
     check(unsafe { syscall(nr::MUNMAP, [address, elf::PAGE_MIN]) });
     wait_for(SIGTERM);
     0
@@ -270,18 +271,18 @@ fn exit(status: usize) -> ! {
     }
 }
 
-/// Kernels that lack one kind of system calls with a time, by a seccomp filter.
+/// A seccomp filter that imitates kernels without the waiting system calls that take 32-bit or 64-bit times.
 #[cfg(target_pointer_width = "32")]
 mod filter {
     use super::*;
 
-    /// The number of the system call, the same on both architectures.
+    /// The number of execve, which is the same on both 32-bit architectures, Arm and x86.
     const EXECVE: usize = 11;
     const PR_SET_SECCOMP: usize = 22;
     const PR_SET_NO_NEW_PRIVS: usize = 38;
     const SECCOMP_MODE_FILTER: usize = 2;
 
-    /// `rt_sigtimedwait` and `ppoll` with 32-bit times: kernels without CONFIG_COMPAT_32BIT_TIME have none.
+    /// `rt_sigtimedwait` and `ppoll` with 32-bit times. Kernels without CONFIG_COMPAT_32BIT_TIME lack them.
     const TIME32: [u32; 2] = [177, if cfg!(target_arch = "arm") { 336 } else { 309 }];
     /// The same calls with 64-bit times, since Linux 5.1.
     const TIME64: [u32; 2] = [421, 414];
@@ -307,7 +308,7 @@ mod filter {
     const LOAD_NUMBER: Instruction =
         Instruction { code: 0x20, jump_true: 0, jump_false: 0, constant: 0 };
 
-    /// Goes to the last instruction, so many further, if the call is this one.
+    /// If the call has this number, skips `distance` instructions, to the last one, which denies the call.
     const fn deny(number: u32, distance: u8) -> Instruction {
         Instruction { code: 0x15, jump_true: distance, jump_false: 0, constant: number }
     }
@@ -343,12 +344,13 @@ mod filter {
         let address = (&raw const filter).expose_provenance();
         // SAFETY: the call takes numbers.
         check(unsafe { syscall(nr::PRCTL, [PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0]) });
-        // SAFETY: the kernel reads one `struct sock_fprog`, and so many instructions as it says.
+        // SAFETY: the kernel reads one `struct sock_fprog`, and `length` instructions, which is how many
+        // there are.
         check(unsafe { syscall(nr::PRCTL, [PR_SET_SECCOMP, SECCOMP_MODE_FILTER, address, 0, 0]) });
         let arguments = program.as_ptr();
         let environment = environment.expose_provenance();
-        // SAFETY: the arguments are the last ones of the start stack, so a null follows them, as it
-        // follows the environment. The kernel reads both, and their strings.
+        // SAFETY: the kernel reads both arrays and their strings. A null follows the environment. It also
+        // follows the arguments, because they are the last ones of the start stack.
         unsafe {
             syscall(
                 EXECVE,
@@ -359,10 +361,10 @@ mod filter {
     }
 }
 
-/// There is no panic: the linker does not find the function, and says its name.
+/// This code cannot panic. If it could, linking would fail, and the error would name the function below.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
-    // SAFETY: this is a name for the linker to miss.
+    // SAFETY: the function is not defined anywhere, so the declaration contradicts no definition.
     unsafe extern "C" {
         fn this_code_can_panic_but_must_not() -> !;
     }

@@ -1,9 +1,10 @@
 //! Boots pause on real kernels: each machine of `machines.toml` is a test, under qemu's emulation of the
 //! processor.
 //!
-//! `init.sh` is the first process there. It checks pause and reports to the console, which this program reads. On
-//! machines that are `bare` in the table, two more boots start pause itself as the first process. `uml.sh` is the
-//! first process of user-mode Linux, a kernel without CONFIG_CHECKPOINT_RESTORE.
+//! `init.sh` is the first process there. It checks pause and reports to the console, which this program
+//! reads. Machines that are `bare` in the table are booted again, with pause itself as the first process: up
+//! to three times with `-v`, and once without arguments. `uml.sh` is the first process of user-mode Linux, a
+//! kernel without CONFIG_CHECKPOINT_RESTORE.
 //!
 //! - `PODPAUSE_KERNELS` is the directory that `ci/kernels.sh` fills.
 //! - `PODPAUSE_PROGRAMS` is a directory with the programs, as `podpause-image` writes them: `pause-linux-arm64` and
@@ -15,8 +16,8 @@
 //!     ci/kernels.sh KERNELS
 //!     PODPAUSE_KERNELS=KERNELS PODPAUSE_PROGRAMS=PROGRAMS PODPAUSE_RUSTC=RUSTC cargo test --test kernels
 //!
-//! Machines that are `weekly` in the table need `-- --include-ignored` and `ci/kernels.sh KERNELS --weekly`. As many
-//! machines run at a time as there are processors; `-- --test-threads=1` runs one.
+//! Machines that are `weekly` in the table need `-- --include-ignored` and `ci/kernels.sh KERNELS --weekly`.
+//! By default, as many machines run at once as there are processors; with `-- --test-threads=1`, only one.
 
 mod table;
 mod uml;
@@ -33,10 +34,10 @@ use podpause::compile::{PLATFORMS, compile_source};
 use table::{Machine, Table};
 use vm::Vm;
 
-/// What Linux says as init ends, with the status that it ended with.
+/// What Linux prints when init ends with exit status 0.
 const INIT_ENDED: &str = "Attempted to kill init! exitcode=0x00000000";
 
-/// How often a machine is booted until the answer to `-v` is seen.
+/// How often a machine is booted at most to see the answer to `-v`.
 const BOOTS_FOR_ANSWER: usize = 3;
 
 fn main() -> std::process::ExitCode {
@@ -63,7 +64,7 @@ fn main() -> std::process::ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// README.md says of each platform on which kernels it is verified.
+/// Checks that README.md lists, for each platform, the kernels on which it is verified.
 fn check_readme(table: &Table) {
     let readme = include_str!("../../README.md");
     for arch in &table.arch {
@@ -74,7 +75,7 @@ fn check_readme(table: &Table) {
     }
 }
 
-/// What a test needs, or why it cannot run.
+/// The files that a test needs.
 struct Inputs {
     kernels: PathBuf,
     program: PathBuf,
@@ -83,6 +84,7 @@ struct Inputs {
 }
 
 impl Inputs {
+    /// Finds or makes the files. The error says why the test cannot run.
     fn find(table: &Table, machine: &Machine) -> Result<Self, String> {
         let (kernel, arch) = table.kernel(machine);
         let variable = |name| std::env::var_os(name).map(PathBuf::from);
@@ -119,12 +121,12 @@ impl Inputs {
     }
 }
 
-/// One of the scripts of this folder.
+/// The path of a script in this folder.
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kernels").join(name)
 }
 
-/// Boots a machine, once or three times.
+/// Boots a machine once, and a `bare` one two to four times more.
 fn test(table: &Table, machine: &Machine) {
     let inputs = match Inputs::find(table, machine) {
         Ok(inputs) => inputs,
@@ -147,7 +149,7 @@ fn test(table: &Table, machine: &Machine) {
     let options = [&arch.qemu[..], &machine.qemu, &memory].concat();
     let vmlinuz = inputs.kernels.join(&kernel.id).join("vmlinuz");
     let boot = |arguments: &str| {
-        // A panic ends the machine, so that the test need not wait for its deadline.
+        // With panic=-1, a panic ends the machine at once, so the test does not wait until the deadline.
         let arguments =
             format!("console={} panic=-1 {} {arguments}", arch.console, machine.parameters);
         Vm::boot(&inputs.kernels.join("qemu"), &options, &vmlinuz, &initramfs, &arguments)
@@ -159,13 +161,13 @@ fn test(table: &Table, machine: &Machine) {
     if machine.bare {
         let answers = || (0..BOOTS_FOR_ANSWER).find_map(|_| answer(boot("rdinit=/pause -- -v")));
         let after = answers().expect("the answer is on the console after one of the boots");
-        // Again so long, and more, since the machine may be busy.
+        // Three times as long as the answer took, and a second more, because the machine may be busy.
         check_hold(boot("rdinit=/pause"), after * 3 + Duration::from_secs(1));
     }
     tell(&format!("{}: {report}, {:.1} s", machine.id, start.elapsed().as_secs_f64()));
 }
 
-/// Reads what `init.sh` found, and says what it was.
+/// Reads the report of `init.sh`, asserts that it is as expected, and returns a summary.
 fn check_namespaces(machine: &Machine, mut vm: Vm) -> String {
     let (mut passed, mut failed) = (0, Vec::new());
     let mut values = BTreeMap::<String, Vec<String>>::new();
@@ -188,7 +190,7 @@ fn check_namespaces(machine: &Machine, mut vm: Vm) -> String {
     vm.end();
 
     let page_kb = machine.page_kb;
-    // Measured twice: in namespaces, and as init.
+    // `init.sh` measures these twice: in namespaces, and as init.
     for (name, expected) in [("page_kb", page_kb), ("Rss", 2 * page_kb), ("Anonymous", page_kb)] {
         assert_eq!(values[name], [expected.to_string(), expected.to_string()], "{name}: {vm}");
     }
@@ -205,9 +207,9 @@ fn check_namespaces(machine: &Machine, mut vm: Vm) -> String {
     format!("{passed} checks, {}", values.join(", "))
 }
 
-/// The kernel starts `/pause -v`, which answers and ends with status 0. Says how long that took, or nothing if
-/// the answer is not on the console: as init ends, the kernel panics, maybe before the console has sent the
-/// last line.
+/// The kernel starts `/pause -v`, which answers and ends with status 0. Returns how long that took, or `None`
+/// if the answer is not on the console: the kernel panics when init ends, maybe before the console has sent
+/// the last line.
 fn answer(mut vm: Vm) -> Option<Duration> {
     vm.until("the start of pause", |line| line.contains("Run /pause as init process"));
     let start = Instant::now();
@@ -224,7 +226,8 @@ fn answer(mut vm: Vm) -> Option<Duration> {
     is_answered.then_some(after)
 }
 
-/// The kernel starts `/pause`, which holds: nothing is heard of it for so long.
+/// The kernel starts `/pause`, which holds: for the time `patience`, neither pause nor the kernel reports a
+/// problem.
 fn check_hold(mut vm: Vm, patience: Duration) {
     vm.until("the start of pause", |line| line.contains("Run /pause as init process"));
     vm.stays(patience, |line| {

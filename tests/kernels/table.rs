@@ -68,7 +68,7 @@ impl Machine {
         self.page_tables_kb[0]..=self.page_tables_kb[1]
     }
 
-    /// Whether a kernel of this version is what the table says.
+    /// Whether a kernel's release matches the field `linux`.
     pub fn is_linux(&self, release: &str) -> bool {
         let version = |text: &str| -> Vec<u32> {
             text.split(['.', '-', '+']).map_while(|part| part.parse().ok()).take(2).collect()
@@ -79,7 +79,7 @@ impl Machine {
         }
     }
 
-    /// How documents name its kernel.
+    /// The name of its kernel in README.md.
     pub fn title(&self) -> String {
         let mut title = self.linux.trim_end_matches('+').to_owned();
         if self.page_kb != 4 {
@@ -95,8 +95,8 @@ impl Machine {
 impl Table {
     /// # Panics
     ///
-    /// If the table is wrong: a field is missing or unknown, an id is there twice, or one that is referred
-    /// to is not there.
+    /// If the table is wrong: a field is missing or unknown, two machines have the same id, a machine's
+    /// kernel or its architecture is missing, or no machine has a kernel that is listed.
     pub fn read() -> Self {
         let table: Self =
             toml::from_str(TEXT).unwrap_or_else(|error| panic!("machines.toml: {error}"));
@@ -125,7 +125,7 @@ impl Table {
         (kernel, arch)
     }
 
-    /// What README.md says of a platform: the kernels that are booted by default.
+    /// The text in README.md about a platform: the kernels that are booted by default.
     pub fn verified_on(&self, platform: &str) -> String {
         let machines = self.machine.iter().filter(|machine| !machine.weekly);
         let titles: Vec<_> = machines

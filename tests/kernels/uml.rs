@@ -23,7 +23,7 @@ pub fn test() {
         let reason = format!("amd64-uml: there is no {}, see ci/kernels.sh", uml.display());
         return skipped("kernels", &reason);
     }
-    // Its root is a folder of this machine.
+    // The root file system of the VM is a folder of this machine.
     let root = tempfile::tempdir().unwrap();
     let path = |name: &str| root.path().join(name);
     for folder in ["bin", "dev", "proc"] {
@@ -65,7 +65,7 @@ pub fn test() {
     });
     assert_eq!(failed, [""; 0], "{vm}");
     assert!(passed > 0 && end == format!("done {passed}"), "{vm}");
-    // The private page, and what it has touched of the start stack.
+    // In kB: the private page, and the page of the start stack that pause has touched.
     assert!(values.contains(&"Anonymous 8".into()), "{values:?}: {vm}");
     vm.end();
     tell(&format!("amd64-uml: {passed} checks, {}", values.join(", ")));

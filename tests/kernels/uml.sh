@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The first process of user-mode Linux, a kernel without CONFIG_CHECKPOINT_RESTORE. There pause cannot give its memory
-# back, and has to do everything else. Reports to the console like init.sh.
+# The first process of user-mode Linux, a kernel without CONFIG_CHECKPOINT_RESTORE. On it, pause cannot give its
+# memory back, but has to do everything else. This script reports to the console like init.sh.
 
 export PATH=/bin
 /bin/busybox --install -s /bin

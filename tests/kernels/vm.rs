@@ -1,4 +1,5 @@
-//! Boots a virtual machine and reads its console. A guard ends it, and every wait has a deadline.
+//! Boots a virtual machine and reads its console. Dropping a [`Vm`] ends the machine. Waits for the console
+//! have a deadline.
 
 use std::fmt;
 use std::fs;
@@ -8,11 +9,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// How long a machine may take, from its start to its end.
+/// How long a machine may take, from its start until its console is closed.
 const DEADLINE: Duration = Duration::from_secs(900);
 
-/// Writes an archive that Linux unpacks as its first root. Each file is a program, with its path there and
-/// where it is here. The archive is not compressed, which would take longer than it saves.
+/// Writes an archive that Linux unpacks as its first root file system. Each of `files` is an executable: its
+/// path in the archive, and the file of this machine to copy. The archive is not compressed, because
+/// compressing it takes longer than it saves.
 pub fn write_initramfs(path: &Path, files: &[(&str, &Path)]) {
     const FOLDER: u32 = libc::S_IFDIR | 0o755;
     const PROGRAM: u32 = libc::S_IFREG | 0o755;
@@ -21,11 +23,12 @@ pub fn write_initramfs(path: &Path, files: &[(&str, &Path)]) {
     let mut archive = fs::File::create(path).unwrap();
     let mut inode = 0;
     let mut add = |name: &str, mode: u32, content: &[u8]| {
-        // Two entries with one inode number would be one file.
+        // Linux would take two entries with the same inode number for one file.
         inode += 1;
         let mut entry = cpio::NewcBuilder::new(name).ino(inode).nlink(1).mode(mode);
         if mode == DEVICE {
-            // The console, by devices.txt of Linux: what init has as stdin, stdout and stderr.
+            // The console, which init gets as stdin, stdout and stderr. The numbers are those in Linux's
+            // devices.txt.
             entry = entry.rdev_major(5).rdev_minor(1);
         }
         let mut writer = entry.write(&mut archive, content.len() as u32);
@@ -44,18 +47,19 @@ pub fn write_initramfs(path: &Path, files: &[(&str, &Path)]) {
     cpio::newc::trailer(archive).unwrap();
 }
 
-/// A virtual machine that runs. It is ended when this is dropped.
+/// A running virtual machine, which is killed when this is dropped.
 pub struct Vm {
     child: Child,
     console: Receiver<String>,
-    /// What was read from the console, with what the emulator itself says, and when, in seconds.
+    /// The lines that were read from the console, among them the emulator's messages. Each starts with its
+    /// time, in seconds.
     log: Vec<String>,
     start: Instant,
 }
 
 impl Vm {
-    /// Starts a machine with one processor, and nothing in it but a console. `qemu` is the folder of the
-    /// emulators, `options` is the emulator's name and its options.
+    /// Starts a machine with one processor and a console, without qemu's default devices. `qemu` is the
+    /// folder of the emulators, and `options` are the emulator's name and its options.
     pub fn boot(
         qemu: &Path,
         options: &[String],
@@ -80,10 +84,10 @@ impl Vm {
         Self::start(&command)
     }
 
-    /// Starts a program that is a machine, with its console on stdout.
+    /// Starts a program that runs a machine, with its console on stdout.
     pub fn start(program: &Command) -> Self {
-        // It ends if the thread of the test does, even if that is killed.
         let (console, output) = std::io::pipe().unwrap();
+        // With setpriv, the kernel kills the machine when the test's thread ends, even if the test is killed.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL"])
             .arg(program.get_program())
@@ -108,7 +112,7 @@ impl Vm {
         Self { child, console: receiver, log: Vec::new(), start: Instant::now() }
     }
 
-    /// The next line from the console.
+    /// Reads the next line from the console.
     fn line(&mut self, deadline: Instant) -> Result<String, RecvTimeoutError> {
         let rest = deadline.saturating_duration_since(Instant::now());
         let line = self.console.recv_timeout(rest)?;
@@ -116,7 +120,7 @@ impl Vm {
         Ok(line)
     }
 
-    /// Reads the console until such a line, and returns it.
+    /// Reads the console until a line for which `is_it` is true, and returns that line.
     pub fn until(&mut self, what: &str, mut is_it: impl FnMut(&str) -> bool) -> String {
         loop {
             match self.line(self.start + DEADLINE) {
@@ -127,7 +131,7 @@ impl Vm {
         }
     }
 
-    /// Reads the console for so long: every line must be good, and the machine go on.
+    /// Reads the console for this time. Every line must satisfy `is_good`, and the machine must keep running.
     pub fn stays(&mut self, time: Duration, is_good: impl Fn(&str) -> bool) {
         let end = Instant::now() + time;
         loop {
@@ -140,7 +144,7 @@ impl Vm {
         assert_eq!(self.child.try_wait().unwrap(), None, "{self}");
     }
 
-    /// Waits until the machine has ended of its own accord.
+    /// Waits until the machine has ended by itself, with success.
     pub fn end(&mut self) {
         loop {
             match self.line(self.start + DEADLINE) {

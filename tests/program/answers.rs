@@ -10,7 +10,7 @@ use crate::harness::{End, Process, SignalMask, Start, become_user, is_root, read
 pub const VERSION: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n");
 pub const USAGE: &str = concat!("pause ", env!("CARGO_PKG_VERSION"), "\n[-v | -h | -P]\n");
 
-/// What a start says on stdout, and how it ends.
+/// What a process writes to stdout, and how it ends.
 pub fn output(start: Start) -> (String, End) {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let end = start.stdout(writer).spawn().end();
@@ -44,7 +44,8 @@ fn usage_is_printed() {
     }
 }
 
-/// kubeadm runs the image with `-v` as a user of its own, in a read-only root without /proc or /dev.
+/// `kubeadm upgrade` runs the image with `-v` as user 999. If the tests run as root, this test does so in a
+/// root folder that contains only pause.
 #[test]
 fn needs_no_rights_or_files() {
     let folder = tempfile::tempdir().unwrap();
@@ -79,7 +80,8 @@ fn exits_with_1_if_the_answer_cannot_be_written() {
     }
 }
 
-/// pause blocks signals only once there is nothing to answer, so it ends as other programs do.
+/// pause blocks signals only after it has found nothing to answer. While it answers, SIGPIPE kills
+/// it as it kills other programs.
 #[test]
 fn is_killed_by_sigpipe_as_other_programs_are() {
     let closed_pipe = pipe_with(PipeFlags::CLOEXEC).unwrap().1;
@@ -87,8 +89,8 @@ fn is_killed_by_sigpipe_as_other_programs_are() {
     assert_eq!(question.stdout(closed_pipe).spawn().end(), End::Killed(libc::SIGPIPE));
 }
 
-/// containerd appends the image's Cmd, podman passes `-P`: pause holds, as long as no argument asks for
-/// an answer.
+/// containerd appends the image's Cmd, and podman passes `-P`. pause keeps running unless
+/// an argument asks for an answer.
 #[test]
 fn ignores_other_arguments() {
     let long = "-".repeat(100_000);

@@ -1,11 +1,14 @@
 //! The other architectures, under the user-mode emulator of QEMU.
 //!
-//! `PODPAUSE_PROGRAMS` names the directory with the programs, as `podpause-image` writes them: `pause-linux-arm64` and
-//! so on. The emulator passes system calls to this machine's kernel, or does not know them. So this does not test:
+//! `PODPAUSE_PROGRAMS` names the directory with the programs, as `podpause-image` writes them:
+//! `pause-linux-arm64` and so on. The emulator passes the system calls that it knows to this machine's
+//! kernel. So this does not test:
 //!
-//! - the memory and the name: `PR_SET_MM` fails, and the process is the emulator's;
+//! - how much memory pause has and which name it shows: `PR_SET_MM` fails, and the kernel sees the emulator's
+//!   process;
 //! - `PR_SET_CHILD_SUBREAPER`, which fails, too;
-//! - PID 1, since the emulator has handlers for signals, and seccomp, whose numbers are this machine's.
+//! - pause as PID 1, because the emulator installs signal handlers;
+//! - seccomp, because a filter sees this machine's system call numbers.
 //!
 //! `tests/kernels` tests these on real kernels.
 
@@ -56,8 +59,8 @@ fn is_pause_on_every_platform() {
     }
 }
 
-/// A 32-bit program on a 64-bit kernel, which has another `struct prctl_mm_map` for it than the kernel
-/// that the program could also be on.
+/// Tests a 32-bit program on a 64-bit kernel. The `struct prctl_mm_map` that the program has to pass differs
+/// from the one for a 32-bit kernel.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn sheds_its_memory_as_a_32_bit_program_too() {
@@ -124,7 +127,8 @@ fn ends(platform: &str, start: &dyn Fn(&[&str]) -> Start) {
     assert_eq!(process.end(), End::Exit(0), "{platform} without stdio");
 }
 
-/// Children that it has from before it started: one that is dead, and one that dies later.
+/// Checks that pause reaps children that the process already had before it executed pause: one that is
+/// dead, and one that dies later.
 fn reaps(platform: &str, start: &dyn Fn(&[&str]) -> Start) {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let process = start(&["-P"])

@@ -16,20 +16,21 @@ use tempfile::TempDir;
 
 use crate::harness::{program, skip};
 
-/// The bytes that the target may have.
+/// The largest size that the program may have on this target.
 const BUDGET_BYTES: usize = if cfg!(target_arch = "x86_64") { 1_024 } else { 1_536 };
 
 #[test]
-fn every_platform_is_within_budget() {
+fn is_within_budget() {
     assert!(podpause::ELF.len() <= BUDGET_BYTES, "{} bytes", podpause::ELF.len());
 }
 
-/// The front page says how large it is.
+/// The README states the size of the file.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn size_is_that_in_the_readme() {
     let readme = include_str!("../../README.md");
-    let words = format!("in {} bytes", common::number::number(podpause::ELF.len() as u64));
+    let words =
+        format!("a program of {} bytes", common::number::number(podpause::ELF.len() as u64));
     assert!(readme.contains(&words), "README.md should say {words:?}");
 }
 
@@ -47,11 +48,11 @@ fn bytes_are_those_in_the_design_page() {
     podpause::compile::compile(&rustc, root, "x86_64-unknown-linux-gnu", &pause).unwrap();
     assert!(fs::read(&pause).unwrap() == podpause::ELF);
 
-    // The rows of the table, by what the linker calls the pieces.
+    // What the linker calls the pieces, in the order of the rows of the table.
     let names =
         [".elf_header", "_start", "4main17h", "3say17h", "4exit17h", "6answer17h", "9CONSTANTS17h"];
     let mut found = [0; 7];
-    // A line for each piece: its address, the same, its size, its alignment, its name.
+    // A line for each piece: its virtual address, its load address, its size, its alignment, its name.
     for line in fs::read_to_string(pause.with_extension("map")).unwrap().lines() {
         let Some((numbers, name)) = line.split_once(":(") else { continue };
         let mut numbers = numbers.split_whitespace();
@@ -59,7 +60,7 @@ fn bytes_are_those_in_the_design_page() {
         let size = usize::from_str_radix(numbers.nth(1).unwrap(), 16).unwrap();
         if address != "0" && size > 0 {
             let row = names.iter().position(|part| name.contains(part));
-            found[row.unwrap_or_else(|| panic!("what is {line}?"))] += size;
+            found[row.unwrap_or_else(|| panic!("unknown piece: {line}"))] += size;
         }
     }
     let page = include_str!("../../docs/design.md");
@@ -68,7 +69,7 @@ fn bytes_are_those_in_the_design_page() {
     let rows = table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| bytes"));
     let first = rows.map(|row| row.split('|').nth(1).unwrap().trim().to_owned());
     let said: Vec<_> = first.collect();
-    // The rest is padding. There is less of it than an instruction of `_start` is aligned to.
+    // The rest is padding that aligns the pieces.
     let padding = podpause::ELF.len() - found.iter().sum::<usize>();
     assert!(padding < 4, "{padding} bytes of padding");
     let mut expected: Vec<_> = found.iter().map(|size| size.to_string()).collect();
@@ -77,13 +78,13 @@ fn bytes_are_those_in_the_design_page() {
     assert_eq!(said, expected, "docs/design.md");
 }
 
-/// What cargo linked, in this profile, is what the library carries.
+/// In this profile, too, cargo links the bytes that the library carries.
 #[test]
-fn is_the_library_s() {
+fn is_the_one_in_the_library() {
     assert_eq!(fs::read(program()).unwrap(), podpause::ELF);
 }
 
-/// A copy of what pause is built from, in another folder.
+/// A copy of the sources of pause, in another folder.
 pub fn copy_of_sources() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -91,7 +92,7 @@ pub fn copy_of_sources() -> TempDir {
     for name in ["link", "src"] {
         common::folder::copy(&root.join(name), &folder.path().join(name));
     }
-    // It has no dependencies, and so needs no registry.
+    // The copy has no dependencies, so cargo needs no registry.
     let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
     let mut manifest: toml::Table = toml::from_str(&manifest).unwrap();
     manifest.retain(|table, _| ["package", "lib", "bin", "features", "profile"].contains(&table));
@@ -102,7 +103,7 @@ pub fn copy_of_sources() -> TempDir {
     folder
 }
 
-/// Builds pause in a folder: the program, or what the compiler says.
+/// Builds pause in a folder. Returns the program, or the messages of cargo.
 fn build(folder: &Path, profile: &str, flags: &str) -> Result<Vec<u8>, String> {
     let output = Command::new(env!("CARGO"))
         .args(["build", "--offline", "--profile", profile, "--bin", "pause"])
@@ -132,21 +133,21 @@ fn is_the_same_from_elsewhere_and_with_other_flags() {
     }
 }
 
-/// What must not be in the program does not link, and the linker says what to do.
+/// Code that must not be in the program does not link, and the linker's message names the problem.
 #[test]
 fn cannot_be_linked_with_what_it_must_not_have() {
     if let Err(error) = Command::new(env!("CARGO")).arg("--version").output() {
         skip!("cargo", "this user cannot run {}: {error}", env!("CARGO"));
     }
     let story = "arch::entry_point!(";
-    // The linker keeps what is in the section of the header, whether or not anything uses it.
+    // The linker keeps the section of the header, whether or not anything uses its content.
     for (name, code, messages) in [
         (
             "a panic",
             "#[unsafe(no_mangle)] extern \"C\" fn f(a: &[u8], i: usize) -> u8 { a[i] }\n\
              #[used] #[unsafe(link_section = \".elf_header\")]\n\
              static USED: extern \"C\" fn(&[u8], usize) -> u8 = f;",
-            // Before Rust 1.95, what the panics of `core` need is missed first.
+            // Before Rust 1.95, the linker first reports the missing symbol that the panics of `core` need.
             &["this_code_can_panic_but_pause_must_not", "rust_eh_personality"][..],
         ),
         (
@@ -173,9 +174,9 @@ fn cannot_be_linked_with_what_it_must_not_have() {
     }
 }
 
-/// The header says what a strict loader and a security review ask for.
+/// Checks the fields of the header that matter to strict loaders and in security reviews.
 #[test]
-fn has_two_segments_and_neither_is_writable_and_executable() {
+fn has_two_loaded_segments_and_none_is_writable_and_executable() {
     match size_of::<usize>() {
         4 => check_header::<FileHeader32<Endianness>>(),
         _ => check_header::<FileHeader64<Endianness>>(),
@@ -187,7 +188,7 @@ fn check_header<Header: FileHeader<Endian = Endianness>>() {
     let (header, endian) = (elf.elf_header(), elf.endian());
     assert_eq!(header.e_type(endian), ET_EXEC);
     assert_eq!((header.e_shoff(endian).into(), header.e_shnum(endian)), (0, 0), "no sections");
-    // rustc and this reader have the same names of architectures, but for one.
+    // rustc and the crate `object` use the same names for architectures, except for x86.
     let architecture = format!("{:?}", elf.architecture()).to_lowercase();
     assert_eq!(architecture.replace("i386", "x86"), ARCH);
     let flags = match ARCH {
@@ -222,7 +223,7 @@ fn check_header<Header: FileHeader<Endian = Endianness>>() {
         (0, 4_096),
         "none of the file"
     );
-    // A kernel with pages of 64 KiB can map both, and they share none.
+    // With pages of 64 KiB, the kernel can still map both segments, because they have no page in common.
     let addresses = [text, page].map(|segment| long(segment.p_vaddr(endian)));
     for (segment, address) in [text, page].into_iter().zip(addresses) {
         assert_eq!((address % 65_536, long(segment.p_align(endian))), (0, 65_536));
@@ -232,7 +233,8 @@ fn check_header<Header: FileHeader<Endian = Endianness>>() {
     assert!((start + 1..start + size).contains(&elf.entry()));
 }
 
-/// No path, no host, no compiler: only our own words are in the file.
+/// All printable text of nine or more bytes in the file ends with one of pause's own words. The name of a
+/// path, a host or a compiler would fail this test.
 #[test]
 fn has_no_words_but_its_own() {
     let printable = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';

@@ -36,14 +36,14 @@ fn seals_its_memfd_against_every_change() {
     }
 }
 
-/// All pods of a runtime have one page of text between them.
+/// All pods of a runtime share one page of text.
 #[test]
 fn shares_the_page_of_its_memfd() {
     let start = |memfd: &OwnedFd| {
         let body = Body::Descriptor(memfd.try_clone().unwrap());
         Start::body(body).namespaces(libc::CLONE_NEWPID).spawn().asleep()
     };
-    // Its part of the page that the memfd has.
+    // The pod's proportional share (Pss) of the memfd's page.
     let share_bytes = |pod: &Process, memfd: &OwnedFd| {
         let inode = fstat(memfd).unwrap().st_ino;
         let maps = pod.proc().smaps().unwrap();
@@ -56,16 +56,17 @@ fn shares_the_page_of_its_memfd() {
     let pods: Vec<_> = (0..10).map(|_| start(&memfd)).collect();
     for pod in &pods {
         let share_bytes = share_bytes(pod, &memfd);
-        assert!(share_bytes <= procfs::page_size() / 4, "{share_bytes} bytes: ten have it");
+        assert!(share_bytes <= procfs::page_size() / 4, "{share_bytes} bytes with ten pods");
         assert_eq!(excess(pod), None);
     }
-    // With a memfd of its own, a pod has a page more.
+    // The negative control: a pod with a memfd of its own has a whole page.
     let memfd = podpause::memfd().unwrap();
     assert_eq!(share_bytes(&start(&memfd), &memfd), procfs::page_size());
 }
 
-/// With `vm.memfd_noexec` at 1 a memfd is not executable unless it is asked for; at 2 none can be.
-/// The sysctl belongs to a PID namespace: this test runs itself again in one for each value.
+/// With `vm.memfd_noexec` at 1, a memfd is executable only if MFD_EXEC asks for it. At 2, no
+/// memfd can be executable. Each PID namespace has its own value, so this test runs itself
+/// again in a new one for each value.
 #[test]
 fn heeds_the_sysctl_that_forbids_memfds() {
     if std::env::var_os(INSIDE).is_some() {
@@ -83,7 +84,7 @@ fn heeds_the_sysctl_that_forbids_memfds() {
     for (value, expected) in [
         ("0", concat!("pause ", env!("CARGO_PKG_VERSION"), "\n")),
         ("1", concat!("pause ", env!("CARGO_PKG_VERSION"), "\n")),
-        ("2", "PermissionDenied: no memfd can be executed here, since the sysctl vm.memfd_noexec"),
+        ("2", "PermissionDenied: no executable memfd can be created here, since the sysctl vm."),
     ] {
         let output = Command::new("unshare")
             .args(["--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", script, value])
@@ -101,10 +102,11 @@ fn heeds_the_sysctl_that_forbids_memfds() {
     }
 }
 
-/// Runs a test of this program again, in a process of its own, which may change what all threads of a
-/// process share. It knows by this variable that it is inside, and which case it is.
+/// Set for a test that runs itself again in a process of its own, where it may change what all threads of a
+/// process share. The value names the case.
 const INSIDE: &str = "PODPAUSE_TEST_INSIDE";
 
+/// Runs a test of this program again, in a process of its own.
 fn again(test: &str, case: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]).env(INSIDE, case);
@@ -115,7 +117,7 @@ fn set_limit(resource: Resource, limit: u64) {
     setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
 }
 
-/// Without care, the kernel sends SIGXFSZ, which kills the runtime.
+/// If the library did not block SIGXFSZ, that signal would kill the runtime.
 #[test]
 fn memfd_beyond_the_file_size_limit_is_an_error_and_no_signal() {
     let limit = |bytes| set_limit(Resource::Fsize, bytes);
@@ -126,7 +128,7 @@ fn memfd_beyond_the_file_size_limit_is_an_error_and_no_signal() {
             let output = again(test, &bytes.to_string()).output().unwrap();
             assert!(output.status.success(), "{output:?}");
         }
-        // The negative control: a write of our own ends the process.
+        // The negative control: a write without the library ends the process.
         let status = again(test, "control").output().unwrap().status;
         assert_eq!(status.signal(), Some(libc::SIGXFSZ));
         return;
@@ -137,7 +139,7 @@ fn memfd_beyond_the_file_size_limit_is_an_error_and_no_signal() {
         let _ = File::from(memfd).write(b"x");
         return;
     }
-    // Descriptors would run out, were one lost each time.
+    // If each call leaked a descriptor, they would run out.
     set_limit(Resource::Nofile, 64);
     limit(case.parse().unwrap());
     for _ in 0..100 {
@@ -146,7 +148,7 @@ fn memfd_beyond_the_file_size_limit_is_an_error_and_no_signal() {
         assert!(error.to_string().contains("RLIMIT_FSIZE"), "{error}");
         assert_eq!(is_blocked_and_pending(libc::SIGXFSZ), (false, false));
     }
-    // One that the caller has blocked, and that was pending before, stays so.
+    // A SIGXFSZ that the caller has blocked stays blocked, and one that was already pending stays pending.
     block(libc::SIGXFSZ);
     podpause::memfd().unwrap_err();
     assert_eq!(is_blocked_and_pending(libc::SIGXFSZ), (true, false));
@@ -155,7 +157,7 @@ fn memfd_beyond_the_file_size_limit_is_an_error_and_no_signal() {
     assert_eq!(is_blocked_and_pending(libc::SIGXFSZ), (true, true));
 }
 
-/// One that is just high enough.
+/// A limit of exactly the size of the program suffices.
 #[test]
 fn memfd_fits_in_a_file_size_limit_of_its_own_size() {
     if std::env::var_os(INSIDE).is_none() {
@@ -168,7 +170,7 @@ fn memfd_fits_in_a_file_size_limit_of_its_own_size() {
     podpause::memfd().unwrap();
 }
 
-/// A huge page of shmem, which a machine may be set to prefer, has 2 MiB on most.
+/// A machine may be set to prefer huge pages for shmem. On most architectures, such a page has 2 MiB.
 #[test]
 fn memfd_takes_one_small_page_where_huge_ones_are_preferred() {
     /// Restores the setting.
@@ -182,10 +184,10 @@ fn memfd_takes_one_small_page_where_huge_ones_are_preferred() {
     let Ok(values) = std::fs::read_to_string(&path) else {
         skip!("shmem_enabled", "the kernel has no transparent huge pages");
     };
-    // The one that is set is in brackets.
+    // The current value is in brackets.
     let before = values.split(['[', ']']).nth(1).expect("one is set").to_owned();
     if std::env::var_os("PODPAUSE_REQUIRE").is_none() {
-        skip!("shmem_enabled", "it is a setting of the whole machine: PODPAUSE_REQUIRE changes it");
+        skip!("shmem_enabled", "the test changes the whole machine; PODPAUSE_REQUIRE allows that");
     }
     let bytes = |memfd: &OwnedFd| fstat(memfd).unwrap().st_blocks as u64 * 512;
     for value in ["always", "force"] {
@@ -198,7 +200,7 @@ fn memfd_takes_one_small_page_where_huge_ones_are_preferred() {
         rustix::io::write(&control, podpause::ELF).unwrap();
         drop(restored);
         if bytes(&control) == procfs::page_size() {
-            skip!("shmem_enabled", "the kernel has no huge page to give, as with little memory");
+            skip!("shmem_enabled", "the kernel gave no huge page, perhaps because memory is short");
         }
         assert_eq!(bytes(&memfd), procfs::page_size(), "with {value}");
         let mut seen = vec![0; podpause::ELF.len()];
@@ -209,14 +211,15 @@ fn memfd_takes_one_small_page_where_huge_ones_are_preferred() {
     }
 }
 
-/// Pending signals with handlers, as the child of a runtime may have them, whose handlers are code of
-/// the runtime.
+/// A child of a runtime may have pending signals whose handlers are code of the
+/// runtime. None of them may run.
 #[test]
 fn run_lets_no_handler_of_the_caller_run() {
-    // The C library keeps 32 and 33 for itself; the first two have no handler, and the others end pause.
+    // SIGKILL and SIGSTOP cannot have a handler, SIGTERM and SIGINT end pause. The C
+    // library reserves 32 and 33.
     let never = [libc::SIGKILL, libc::SIGSTOP, libc::SIGTERM, libc::SIGINT, 32, 33];
     let all = || (1..=64).filter(move |signal| !never.contains(signal));
-    // By default, these do nothing to a process that is not PID 1 either.
+    // The default actions of these neither end nor stop a process that is not PID 1.
     let harmless = || [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGCONT].into_iter();
     fn pending(start: Start, signals: impl Iterator<Item = i32> + Clone + 'static) -> Start {
         start.step(move || {
@@ -238,7 +241,7 @@ fn run_lets_no_handler_of_the_caller_run() {
         assert_eq!(pause.end(), End::Exit(0));
         assert!(!pause.messages().contains(HANDLER_RAN));
     }
-    // The negative control: a body that opens the mask runs them.
+    // The negative control: in a body that unblocks all signals, the handlers run.
     for signal in [libc::SIGTERM, libc::SIGWINCH] {
         let body = Body::Function(Box::new(|| {
             unblock_all();

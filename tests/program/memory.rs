@@ -10,15 +10,15 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::harness::{Body, Process, Start, copy_program, skip};
 
-/// The most of the name that is kept, in bytes.
+/// How many bytes of its name pause keeps at most.
 const NAME_MAX: usize = 127;
 
 fn mappings(process: &Process) -> Vec<MemoryMap> {
     process.proc().maps().unwrap().into_iter().collect()
 }
 
-/// Where the start stack ended: at the end of the page with the path of the program, which the
-/// kernel keeps in its copy of the auxiliary vector.
+/// The end of the start stack, which is the end of the page with the path of the program. The kernel keeps
+/// the address of that path in its copy of the auxiliary vector.
 fn start_stack_end(process: &Process) -> u64 {
     const AT_EXECFN: u64 = 31;
     let path = process.proc().auxv().unwrap()[&AT_EXECFN];
@@ -29,7 +29,7 @@ fn page_size() -> u64 {
     procfs::page_size()
 }
 
-/// Says what is wrong if pause has more memory than its two pages, or nothing.
+/// The mappings, as text, if pause has other memory than its two pages. Otherwise `None`.
 pub fn excess(process: &Process) -> Option<String> {
     let below_stack = start_stack_end(process);
     let mappings = mappings(process);
@@ -39,7 +39,7 @@ pub fn excess(process: &Process) -> Option<String> {
         MMPermissions::READ | MMPermissions::WRITE | MMPermissions::PRIVATE,
     );
     let size = |mapping: &MemoryMap| mapping.address.1 - mapping.address.0;
-    // Where the end of all memory is known, there is nothing above the stack either.
+    // On x86_64, pause knows where the address space ends, so it unmaps what is above the stack, too.
     let is_left = rest.iter().any(|mapping| match cfg!(target_arch = "x86_64") {
         true => mapping.pathname != MMapPath::Vsyscall,
         false => mapping.address.0 < below_stack,
@@ -51,7 +51,7 @@ pub fn excess(process: &Process) -> Option<String> {
     (!is_right).then(|| format!("{mappings:#?}"))
 }
 
-/// A figure of /proc/PID/smaps_rollup. Those of /proc/PID/status are estimates, on some kernels.
+/// A value of /proc/PID/smaps_rollup. Those of /proc/PID/status are estimates on some kernels.
 fn memory_bytes(process: &Process, name: &str) -> u64 {
     let rollup = process.proc().smaps_rollup().unwrap().memory_map_rollup;
     rollup.iter().next().unwrap().extension.map[name]
@@ -69,7 +69,7 @@ fn is_one_shared_and_one_private_page() {
     assert_eq!(process.status().vmpte, Some(12), "kB of page tables");
 }
 
-/// The program without its `munmap` would fail the test above: this is how it looks then.
+/// The negative control: without `munmap`, pause has more memory.
 #[test]
 fn is_more_where_it_cannot_be_given_back() {
     let process = Start::pid1().denying(libc::SYS_munmap, libc::EPERM).spawn().asleep();
@@ -83,7 +83,7 @@ fn is_as_little_for_an_ordinary_process() {
     assert_eq!(excess(&process), None);
 }
 
-/// What `ps` shows in its column, where there is a `ps`.
+/// What ps(1) shows in this column, or `None` if there is no ps(1).
 fn ps(process: &Process, column: &str) -> Option<String> {
     let pid = process.pid.to_string();
     let output = Command::new("ps").args(["-o", &format!("{column}="), "-p", &pid]).output();
@@ -103,13 +103,13 @@ fn shows_the_name_it_was_started_with() {
             None => skip!("ps", "there is no ps on this machine"),
         }
     }
-    // The arguments behind the name are not kept.
+    // pause does not keep the arguments after the name.
     let process = Start::pid1().arguments(&["one", "two"]).spawn().asleep();
     assert_eq!(process.read_proc("cmdline"), "/pause\0");
 }
 
-/// A runtime that carries pause has no file for it. Without a name of its own the thread would be
-/// called after the descriptor.
+/// A runtime that embeds pause has no file for it. If pause did not set its thread name, the kernel would
+/// name the thread after the descriptor.
 #[test]
 fn shows_its_name_when_it_comes_from_a_memfd() {
     let memfd = rustix::fs::memfd_create("runtime", MemfdFlags::CLOEXEC).unwrap();
@@ -124,7 +124,7 @@ fn shows_its_name_when_it_comes_from_a_memfd() {
 
 #[test]
 fn shows_something_sensible_whatever_the_arguments_are() {
-    // Longer than what is kept.
+    // Lengths around the maximum, and far above it.
     for length in [NAME_MAX - 1, NAME_MAX, NAME_MAX + 1, 100 * 1_024] {
         let argv = vec![CString::new("n".repeat(length)).unwrap()];
         let process = Start::pid1().argv(argv).spawn().asleep();
@@ -132,7 +132,7 @@ fn shows_something_sensible_whatever_the_arguments_are() {
         assert_eq!(excess(&process), None);
         process.terminate();
     }
-    // None at all: since Linux 5.18 the kernel makes it one empty argument, and shows it so.
+    // No arguments at all: since Linux 5.18, the kernel substitutes one empty argument, and shows that.
     for argv in [vec![], vec![CString::default()]] {
         let process = Start::pid1().argv(argv).spawn().asleep();
         assert_eq!(process.read_proc("cmdline").trim_end_matches('\0'), "");
@@ -143,7 +143,7 @@ fn shows_something_sensible_whatever_the_arguments_are() {
     }
 }
 
-/// The environment is for others: it is not shown, and not kept.
+/// pause does not use its environment: it neither keeps nor shows it.
 #[test]
 fn is_as_little_with_a_huge_environment() {
     let environment = vec![CString::new(format!("BIG={}", "x".repeat(64 * 1_024))).unwrap(); 2];
@@ -154,7 +154,7 @@ fn is_as_little_with_a_huge_environment() {
     process.terminate();
 }
 
-/// Three pages: with less, the kernel gives up on any program at all.
+/// The smallest limit is three pages. With less, the kernel does not execute the program.
 #[test]
 fn is_as_little_with_the_smallest_stack() {
     for limit_bytes in [3 * page_size(), 64 * 1_024] {
@@ -166,7 +166,7 @@ fn is_as_little_with_the_smallest_stack() {
     }
 }
 
-/// A path so long that the last page of the stack does not hold it whole.
+/// The path is at the end of the start stack. The longest one here almost fills a page of 4 KiB.
 #[test]
 fn is_as_little_wherever_the_program_is() {
     for length in [200, 3_000, 4_000] {

@@ -30,8 +30,8 @@ fn are_none_as_pid_1_or_with_dash_p() {
     }
 }
 
-/// As an ordinary process, which warns at its start, and as PID 1, after this preparation: it holds, and
-/// ends with 0.
+/// Checks that after this preparation, each form of pause keeps running until SIGTERM and exits with 0, both
+/// as an ordinary process and as PID 1.
 fn holds_and_ends_after(prepare: impl Fn(Start) -> Start) {
     let forms = [Form::File, Form::Memfd, Form::Run];
     for start in forms.into_iter().flat_map(|form| [form.start(), form.pid1()]) {
@@ -41,7 +41,7 @@ fn holds_and_ends_after(prepare: impl Fn(Start) -> Start) {
     }
 }
 
-/// The same with this stderr.
+/// Like [`holds_and_ends_after`], with this stderr.
 fn holds_and_ends(stderr: impl Fn() -> OwnedFd) {
     holds_and_ends_after(|start| start.stderr(stderr()));
 }
@@ -55,7 +55,7 @@ fn are_dropped_on_a_full_device() {
 fn are_dropped_on_a_pipe_without_reader() {
     let closed_pipe = || pipe_with(PipeFlags::CLOEXEC).unwrap().1;
     holds_and_ends(closed_pipe);
-    // Another program is killed.
+    // The negative control: another program is killed.
     assert_eq!(writer().stderr(closed_pipe()).spawn().end(), End::Killed(libc::SIGPIPE));
 }
 
@@ -68,13 +68,13 @@ fn are_dropped_on_a_read_only_descriptor() {
 fn are_dropped_on_a_full_pipe() {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
     while rustix::io::write(&writer, &[b'x'; 4_096]).is_ok() {}
-    // pause gets a pipe that blocks.
+    // pause gets a blocking pipe.
     rustix::io::ioctl_fionbio(&writer, false).unwrap();
     holds_and_ends(|| writer.try_clone().unwrap());
     drop(reader);
 }
 
-/// Writes a word to stderr, and has the default action for each signal.
+/// A process that writes a word to stderr. It blocks no signal, and all have their default actions.
 fn writer() -> Start {
     Start::body(Body::Function(Box::new(|| {
         harness::unblock_all();
@@ -82,14 +82,14 @@ fn writer() -> Start {
     })))
 }
 
-/// The kernel raises SIGXFSZ. setrlimit(2)
+/// A write beyond the limit raises SIGXFSZ. setrlimit(2)
 #[test]
 fn are_dropped_beyond_rlimit_fsize() {
     let limited = |start: Start| start.step(|| may_not_write_files(0));
     holds_and_ends_after(limited);
-    // A few bytes fit: the kernel writes those, and raises no signal for this write.
+    // The first five bytes of a message fit. The kernel writes them, and raises no signal for this write.
     holds_and_ends_after(|start| start.step(|| may_not_write_files(5)));
-    // Another program is killed.
+    // The negative control: another program is killed.
     assert_eq!(limited(writer()).spawn().end(), End::Killed(libc::SIGXFSZ));
 }
 
@@ -102,7 +102,7 @@ fn are_dropped_with_rlimit_nofile_0() {
     assert_eq!(Start::new().step(limit).spawn().asleep().messages(), "");
 }
 
-/// Limits files to this size, in bytes, for writes of this process.
+/// Limits the size of files that this process writes, in bytes.
 fn may_not_write_files(beyond: u64) -> std::io::Result<()> {
     let limit = rustix::process::Rlimit { current: Some(beyond), maximum: Some(beyond) };
     Ok(rustix::process::setrlimit(rustix::process::Resource::Fsize, limit)?)
@@ -121,7 +121,7 @@ fn are_dropped_without_stderr() {
     }
 }
 
-/// A pseudo-terminal: the side of the terminal window, and the side of the program.
+/// A pseudo-terminal: the side of the terminal window (the master), and the side of the program.
 fn terminal() -> (OwnedFd, OwnedFd) {
     let window = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&window).unwrap();
@@ -132,20 +132,20 @@ fn terminal() -> (OwnedFd, OwnedFd) {
     (window, program)
 }
 
-/// Control-S has been typed.
+/// The terminal is stopped as by Control-S.
 #[test]
 fn are_dropped_on_a_stopped_terminal() {
     let (window, program) = terminal();
     rustix::termios::tcflow(&program, rustix::termios::Action::OOff).unwrap();
     holds_and_ends(|| program.try_clone().unwrap());
-    // Nothing was written, not even later: the messages were dropped, as they had to be.
+    // Nothing arrives, not even after the terminal has been resumed, so pause has dropped the messages.
     rustix::termios::tcflow(&program, rustix::termios::Action::OOn).unwrap();
     rustix::io::ioctl_fionbio(&window, true).unwrap();
     assert_eq!(rustix::io::read(&window, &mut [0_u8; 64]), Err(Errno::AGAIN));
 }
 
-/// A background job of a session whose terminal is set to `stty tostop`, and the job itself. It
-/// either is pause, or writes to the terminal, as a control.
+/// The leader of a session whose terminal is set to `stty tostop`, and its background job. The job is either
+/// pause or, as a control, a process that writes to the terminal.
 fn background_job(is_pause: bool) -> (Process, Process) {
     let (window, program) = terminal();
     let mut attributes = rustix::termios::tcgetattr(&program).unwrap();

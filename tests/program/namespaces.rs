@@ -36,9 +36,9 @@ test_each_form! {
 struct Kind {
     name: &'static str,
     flag: libc::c_int,
-    /// Where a process finds the one that it is in.
+    /// The file of a process's own namespace of this kind.
     own: &'static CStr,
-    /// How many of them there may be in a user namespace.
+    /// The file with the limit on how many of them a user namespace may have.
     limit: &'static CStr,
     /// Makes the process that will be pause the first in a new namespace.
     start: fn(Start) -> Start,
@@ -78,7 +78,7 @@ const USER: Kind = kind!("user", CLONE_NEWUSER, as_it_is, leave_limit, sees_limi
 const CGROUP: Kind = kind!("cgroup", CLONE_NEWCGROUP, as_it_is, leave_nothing, sees_root_cgroup);
 const TIME: Kind = kind!("time", CLONE_NEWTIME, with_offset, leave_nothing, sees_offset);
 
-/// All that this kernel has.
+/// The kinds that this kernel has.
 fn kinds() -> impl Iterator<Item = Kind> {
     let all = [PID, NET, IPC, UTS, MNT, USER, CGROUP, TIME];
     all.into_iter().filter(|kind| Path::new(kind.own.to_str().unwrap()).exists())
@@ -92,7 +92,7 @@ fn leave_nothing() -> io::Result<()> {
     Ok(())
 }
 
-/// The container is process 2, and its orphan process 3.
+/// In the PID namespace, the container is process 2, and its orphan is process 3.
 const ORPHAN: i32 = 3;
 
 fn leave_process() -> io::Result<()> {
@@ -114,7 +114,7 @@ fn sees_process() -> io::Result<bool> {
     Ok(std::process::id() as i32 > ORPHAN)
 }
 
-/// For documentation (RFC 5737), so that no machine has it.
+/// An address reserved for documentation (RFC 5737), so no machine should have it.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const PORT: u16 = 8_080;
 
@@ -123,7 +123,7 @@ fn leave_address() -> io::Result<()> {
 }
 
 fn sees_address() -> io::Result<bool> {
-    // In a namespace where no address is set up, any can be bound, but none be connected to.
+    // In a network namespace without any address, every address can be bound, but none can be connected to.
     let _socket = listen(ADDRESS)?;
     connect(ADDRESS).map(|_| true)
 }
@@ -150,9 +150,9 @@ fn sees_host_name() -> io::Result<bool> {
     Ok(rustix::system::uname().nodename().to_bytes() == HOST_NAME)
 }
 
-/// Mounts an empty file system on /tmp, where the tests' own files are no more to be seen then.
+/// Mounts an empty file system on /tmp, which hides the tests' own files there.
 fn mount_volume(flags: MountFlags) -> io::Result<()> {
-    // Mounts must not propagate to where the namespace was copied from.
+    // The mount must not propagate to the namespace from which this one was copied.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change(c"/", private)?;
     Ok(rustix::mount::mount(c"none", c"/tmp", c"tmpfs", flags, None)?)
@@ -179,13 +179,13 @@ fn sees_limit() -> io::Result<bool> {
     contains(LIMIT_FILE, LIMIT)
 }
 
-/// Whether the container's own cgroup is outside of what the namespace has as its root.
+/// Whether the container's own cgroup is outside the root of its cgroup namespace.
 fn sees_root_cgroup() -> io::Result<bool> {
     contains(c"/proc/self/cgroup", b"/..\n")
 }
 
-/// The clock runs from the moment at which the first process is in, so that what there is to leave
-/// must be left before.
+/// The offsets of a time namespace can be set only before its first process enters, so the
+/// state is left before pause starts.
 fn with_offset(start: Start) -> Start {
     start.step(|| {
         unshare(libc::CLONE_NEWTIME)?;
@@ -211,7 +211,7 @@ fn contains(path: &CStr, bytes: &[u8]) -> io::Result<bool> {
     Ok(buffer[..length].windows(bytes.len()).any(|window| window == bytes))
 }
 
-/// What a container's function returns, as its exit status.
+/// The exit status of a container whose function returns this.
 fn status(result: io::Result<bool>) -> i32 {
     match result {
         Ok(true) => 0,
@@ -220,7 +220,7 @@ fn status(result: io::Result<bool>) -> i32 {
     }
 }
 
-/// The exit status of a container that has not seen what was left for it; of an error, it is errno.
+/// The exit status of a container that has not seen what was left for it. After an error, it is errno.
 const NOT_SEEN: i32 = 255;
 
 /// How a container joins: by a pidfd, as new runtimes do, or by the file of a namespace.
@@ -241,14 +241,16 @@ impl Kind {
         (self.start)(start).spawn().asleep()
     }
 
-    /// Has a container join the namespace that `pause` holds, and run this there to its end.
+    /// Runs a container that joins the namespace that `pause` holds and calls `run`
+    /// there. Returns how it ended.
     fn try_container(
         &self,
         pause: &Process,
         by: Way,
         mut run: impl FnMut() -> io::Result<bool> + 'static,
     ) -> End {
-        // Before Linux 6.1, execve leaves pause where it was: its children would be in.
+        // Before Linux 6.1, execve does not move pause itself into the new time namespace. Only its children
+        // would be in it.
         let (name, by) = match self.flag {
             libc::CLONE_NEWTIME => ("time_for_children", Way::File),
             _ => (self.name, by),
@@ -261,7 +263,7 @@ impl Kind {
         let is_pid = self.flag == libc::CLONE_NEWPID;
         let container = move || match is_pid.then(fork) {
             None | Some(0) => inside(),
-            // Only a child is in the PID namespace.
+            // Only a child of this process is in the PID namespace.
             Some(child) => wait_for_child(child),
         };
         let start = match by {
@@ -273,17 +275,17 @@ impl Kind {
 
     fn container(&self, pause: &Process, by: Way, run: fn() -> io::Result<bool>) {
         let end = self.try_container(pause, by, run);
-        assert_eq!(end, End::Exit(0), "{}: not seen, or errno", self.name);
+        assert_eq!(end, End::Exit(0), "{}: {NOT_SEEN} if not seen, else errno", self.name);
     }
 
-    /// A container leaves its state, and ends.
+    /// Runs a container that leaves its state in the namespace.
     fn leave_state(&self, pause: &Process) {
         let leave = self.leave;
         let end = self.try_container(pause, Way::Pidfd, move || leave().map(|()| true));
-        assert_eq!(end, End::Exit(0), "{}: not left, or errno", self.name);
+        assert_eq!(end, End::Exit(0), "{}: {NOT_SEEN} if not joined, else errno", self.name);
     }
 
-    /// Checks that what a first container leaves is there for a second and a third one.
+    /// Checks that a second and a third container see what a first one has left.
     fn check_held(&self, pause: &Process) {
         self.leave_state(pause);
         assert!(pause.lives());
@@ -292,12 +294,12 @@ impl Kind {
     }
 }
 
-/// The number of the namespace that a process is in.
+/// The inode number of the namespace that a process is in.
 fn inode(process: &Process, name: &str) -> u64 {
     fs::metadata(format!("/proc/{}/ns/{name}", process.pid)).unwrap().ino()
 }
 
-/// The number of the namespace that the tests are in.
+/// The inode number of the namespace that the tests are in.
 fn own_inode(name: &str) -> u64 {
     fs::metadata(format!("/proc/self/ns/{name}")).unwrap().ino()
 }
@@ -308,7 +310,7 @@ fn outlive_the_container_that_used_them(form: Form) {
         kind.check_held(&pause);
         pause.terminate();
 
-        // A new namespace without that state shows that it is not seen everywhere.
+        // The negative control: in a new namespace, the state is not seen.
         let new = Start::new().arguments(&["-P"]).namespaces(kind.flag).spawn().asleep();
         let end = kind.try_container(&new, Way::Pidfd, kind.sees);
         assert!(matches!(end, End::Exit(1..)), "{} in a new namespace: {end:?}", kind.name);
@@ -316,11 +318,11 @@ fn outlive_the_container_that_used_them(form: Form) {
     }
 }
 
-/// A cgroup of one's own. It is removed when this is dropped, after all that was in it.
+/// A new cgroup. Drop it after the processes in it: it is removed then.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// In the first hierarchy where that is possible.
+    /// Creates a cgroup in the first hierarchy where that is possible.
     fn new() -> Option<Self> {
         let name = format!("podpause-test-namespaces-{}", std::process::id());
         ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/freezer"]
@@ -342,8 +344,8 @@ impl Drop for Cgroup {
     }
 }
 
-/// Where a pod can have a cgroup of its own, its containers see it as the root. Elsewhere (most
-/// ordinary users cannot make one) the number of the namespace has to do.
+/// If the pod can have a cgroup of its own, its containers see that cgroup as the root. Most ordinary users
+/// cannot create one. For them, it has to suffice that the inode numbers of the namespaces are equal.
 #[test]
 fn outlive_the_container_that_used_them_with_a_cgroup_as_root() {
     let cgroup = Cgroup::new();
@@ -365,15 +367,15 @@ fn outlive_the_container_that_used_them_with_a_cgroup_as_root() {
     }
     pause.terminate();
 
-    // A namespace whose root is our own cgroup.
+    // The negative control: a namespace whose root is the tests' own cgroup.
     let new = CGROUP.pause();
     assert_eq!(CGROUP.try_container(&new, Way::Pidfd, CGROUP.sees), End::Exit(NOT_SEEN));
     new.terminate();
 }
 
-/// A process that sees by the kernel's own count whether a namespace still exists: it sets the limit
-/// for the user namespace in which it was made to one, and then tries to make another. Nothing else
-/// would do: a number in /proc/PID/ns is given to the next namespace at once.
+/// A process that learns from the kernel's own count whether a namespace still exists. In the user namespace
+/// that owns it, the process sets the limit for this kind to 1, and then tries to create a second one. The
+/// numbers in /proc/PID/ns do not suffice, because the next namespace may get the same number at once.
 struct Witness {
     kind: &'static str,
     process: Process,
@@ -381,7 +383,7 @@ struct Witness {
 }
 
 impl Witness {
-    /// Of the only namespace of a kind that was made in the user namespace that `owner` is in.
+    /// A witness of the only namespace of this kind that the user namespace of `owner` owns.
     fn of(kind: &Kind, owner: &Process) -> Self {
         let (limit, flag) = (kind.limit, kind.flag);
         let (told, tell) = pipe_with(PipeFlags::CLOEXEC).unwrap();
@@ -399,7 +401,7 @@ impl Witness {
             }
             harness::close(tell_number);
             harness::read_byte(gate_number);
-            // Some are released later, by a worker of the kernel. The test has a deadline.
+            // A worker of the kernel releases some kinds later. `sees_the_end` has a deadline.
             while is_full()? {
                 rustix::thread::sched_yield();
             }
@@ -415,12 +417,12 @@ impl Witness {
     fn sees_the_end(self) {
         drop(self.go);
         let Self { kind, mut process, .. } = self;
-        assert_eq!(process.end(), End::Exit(0), "{kind}: not seen, or errno");
+        assert_eq!(process.end(), End::Exit(0), "{kind}: {NOT_SEEN} if not seen, else errno");
     }
 }
 
-/// This process as the first in a new namespace of a kind, and a process in the user namespace that
-/// the new one was made in, if it is another.
+/// Starts this process as the first in a new namespace of this kind, and returns it as the second value. For
+/// a user namespace, the first value is a process in the user namespace in which the new one was created.
 fn in_owned(kind: &Kind, start: Start) -> (Option<Process>, Process) {
     if kind.flag != libc::CLONE_NEWUSER {
         let start = (kind.start)(start.namespaces(kind.flag | libc::CLONE_NEWUSER));
@@ -450,7 +452,7 @@ fn end_with_pause(form: Form) {
     }
 }
 
-/// Without pause, a namespace and its state are gone once the container that made it has ended.
+/// Without pause, a namespace and its state are gone once the container that created it has ended.
 #[test]
 fn end_with_the_first_container_where_nobody_holds_them() {
     for kind in kinds() {
@@ -470,7 +472,7 @@ fn end_with_the_first_container_where_nobody_holds_them() {
     }
 }
 
-/// What a container has left behind in the PID namespace ends with it.
+/// A process that a container has left behind in the PID namespace ends with pause.
 #[test]
 fn end_with_pause_and_so_does_what_is_in_them() {
     let pause = PID.pause();
@@ -483,8 +485,8 @@ fn end_with_pause_and_so_does_what_is_in_them() {
     assert!(is_readable(orphan.pidfd.as_fd(), DEADLINE));
 }
 
-/// A container in the PID namespace whose parent is the runtime holds up the end of pause until the
-/// runtime has reaped it.
+/// If a container in the PID namespace is a child of the runtime, pause does not end until the
+/// runtime has reaped that container.
 #[test]
 fn end_when_the_runtime_has_reaped_its_containers() {
     let mut pause = PID.pause();
@@ -510,7 +512,7 @@ fn end_when_the_runtime_has_reaped_its_containers() {
     assert_eq!(pause.end(), End::Exit(0));
 }
 
-/// A socket that listens for the containers of the pod.
+/// A socket that listens for connections from the containers of the pod.
 fn listen(address: Ipv4Addr) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -525,7 +527,7 @@ fn connect(address: Ipv4Addr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A container that answers one connection and ends. It listens already.
+/// Starts a container that answers one connection and ends. Returns once the container listens.
 fn server(pause: &Process, address: Ipv4Addr, word: &'static [u8]) -> Process {
     let (told, tell) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let number = tell.as_raw_fd();
@@ -540,7 +542,7 @@ fn server(pause: &Process, address: Ipv4Addr, word: &'static [u8]) -> Process {
     server
 }
 
-/// A container that asks a server for this word.
+/// Checks that a container gets this word from a server.
 fn check_client(pause: &Process, address: Ipv4Addr, word: &'static [u8]) {
     let ask = move || -> io::Result<bool> {
         let socket = connect(address)?;
@@ -559,7 +561,7 @@ fn let_containers_talk_also_after_a_restart() {
         let mut first = server(&pause, address, b"first");
         check_client(&pause, address, b"first");
         assert_eq!(first.end(), End::Exit(0));
-        // This one crashes, and is started again.
+        // The second server is killed before it has answered, as in a crash. The third one replaces it.
         drop(server(&pause, address, b"second"));
         let mut third = server(&pause, address, b"third");
         check_client(&pause, address, b"third");
@@ -568,9 +570,10 @@ fn let_containers_talk_also_after_a_restart() {
     pause.terminate();
 }
 
-/// The namespace modes of a pod (`NamespaceMode` of the CRI): POD, or NODE for that of the host.
+/// The CRI has two modes for each of these namespaces of a pod (`NamespaceMode`): POD, and NODE for the
+/// namespace of the host.
 #[test]
-fn are_held_whichever_the_pod_has() {
+fn are_held_in_each_combination_of_modes() {
     for row in 0..8 {
         let is_pod = |kind: &Kind| match kind.flag {
             libc::CLONE_NEWPID => row & 1 != 0,
@@ -597,23 +600,23 @@ fn are_held_whichever_the_pod_has() {
     }
 }
 
-/// Moves to a root that is empty and read-only, and the only mount there is.
+/// Makes an empty, read-only file system the root. It is the only mount then.
 fn enter_empty_root() -> io::Result<()> {
     mount_volume(MountFlags::RDONLY)?;
     rustix::process::chdir(c"/tmp")?;
-    // The old root is mounted on top of the new one, and then taken away (pivot_root(2), NOTES).
+    // This mounts the old root on top of the new one. The next call unmounts it (pivot_root(2), NOTES).
     rustix::process::pivot_root(c".", c".")?;
     rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
     Ok(rustix::process::chdir(c"/")?)
 }
 
-/// Gives up all capabilities, also those that a program could bring along, and becomes this user. In
-/// the user namespace of an ordinary user there is no other to become.
+/// Gives up all capabilities, including those that an execve could grant, and becomes this user. The user
+/// namespace of an ordinary user maps only one user, so `user` is `None` there.
 fn drop_rights(user: Option<u32>) -> io::Result<()> {
     for number in 0..64 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         match rustix::thread::remove_capability_from_bounding_set(capability) {
-            // There are no more.
+            // There are no more capabilities.
             Err(rustix::io::Errno::INVAL) => break,
             result => result?,
         }
@@ -627,7 +630,7 @@ fn drop_rights(user: Option<u32>) -> io::Result<()> {
     harness::refuse_new_privileges()
 }
 
-/// The program without rights or files: it comes from a memfd.
+/// Starts the program without rights or files. It comes from a memfd.
 fn hardened(namespaces: libc::c_int) -> Start {
     let user = is_root().then_some(65_535);
     let memfd = rustix::fs::memfd_create("pause", MemfdFlags::CLOEXEC).unwrap();

@@ -1,4 +1,4 @@
-//! pause as another process than PID 1, as in a pod with the host's PID namespace.
+//! pause as a process other than PID 1, as in a pod that shares the host's PID namespace.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ test_each_form! {
     changes_directory_to_root
 }
 
-/// pause must not keep the file system busy that it was started in.
+/// If pause kept its working directory, nobody could unmount the file system of that directory.
 fn changes_directory_to_root(form: Form) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_owned();

@@ -37,7 +37,7 @@ fn there_is_a_feature_for_each() {
     }
 }
 
-/// The compiler that has libraries for other targets, where it is not the usual one.
+/// The compiler. PODPAUSE_RUSTC names another one if the usual one lacks the libraries of other targets.
 fn rustc() -> PathBuf {
     std::env::var_os("PODPAUSE_RUSTC").unwrap_or_else(|| "rustc".into()).into()
 }
@@ -81,7 +81,8 @@ impl User {
     }
 }
 
-/// They are those of podpause-image, where there are some, and else what the compiler makes.
+/// If PODPAUSE_PROGRAMS names a folder, the programs equal those that podpause-image wrote there. Otherwise
+/// they equal what the compiler makes.
 #[test]
 fn gives_the_programs_whose_features_are_on() {
     let rustc = rustc();
@@ -117,7 +118,7 @@ fn gives_the_programs_whose_features_are_on() {
     }
 }
 
-/// A compiler that lacks one library, and says so itself.
+/// If the compiler lacks the library of a target, the build fails with a message that says how to install it.
 #[test]
 fn says_which_library_is_missing() {
     let rustc = rustc();
@@ -133,7 +134,7 @@ fn says_which_library_is_missing() {
         platform.target,
         rustc.display()
     );
-    // Another process writes it, for the reason of `harness::copy_program`.
+    // Another process writes the file, for the same reason as in `harness::copy_program`.
     let write = "printf %s \"$1\" >\"$0\" && chmod +x \"$0\"";
     let status = Command::new("sh").args(["-c", write]).arg(&without).arg(script).status();
     assert!(status.unwrap().success());
@@ -149,7 +150,7 @@ fn says_which_library_is_missing() {
     }
 }
 
-/// The build script names the target and the reason, before the compiler finds anything else wrong.
+/// The build script names the target and the reason before the compiler reports other errors.
 #[test]
 fn are_refused_where_the_abi_is_another() {
     let folder = copy_of_sources();

@@ -1,6 +1,7 @@
 //! Ordinary orphans are reaped without waking pause.
 //!
-//! The kernel reaps them (`do_notify_parent` in Linux `kernel/signal.c`), also while pause is stopped or frozen.
+//! The kernel reaps them (`do_notify_parent` in Linux `kernel/signal.c`), even while
+//! pause is stopped or frozen.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -24,13 +25,15 @@ test_each_form! {
 
 const ORPHANS: usize = 10_000;
 
-/// Has a process join the PID namespace of `pause` and make orphans there: children that outlive
-/// their parent, `at_once` as many at a time. Returns when all of them have ended.
+/// Lets a process join the PID namespace of `pause` and make `count` orphans there, `at_once` of them at a
+/// time. Their parent exits without waiting for them. Returns when all of them have been made; to wait for
+/// their end, call [`wait_until_childless`].
 pub fn make_orphans(pause: &Process, count: usize, at_once: usize) {
     assert_eq!(orphan_maker(pause, count, at_once, || 0).spawn().end(), End::Exit(0));
 }
 
-/// A process that makes such orphans, each of which runs this function, and ends with 0 if it could.
+/// A process that makes such orphans, each of which runs `orphan`. The process exits with
+/// 0 if it could make all of them.
 pub fn orphan_maker(
     pause: &Process,
     count: usize,
@@ -39,7 +42,7 @@ pub fn orphan_maker(
 ) -> Start {
     pause.join(libc::CLONE_NEWPID, move || {
         for _ in 0..count / at_once {
-            // This one's children are in the namespace; its own parent is not.
+            // The children of this process are in the PID namespace. This process itself is not.
             let parent = match fork() {
                 0 => {
                     for _ in 0..at_once {
@@ -76,7 +79,7 @@ fn orphans_cost_no_context_switch(form: Form) {
     pause.terminate();
 }
 
-/// A PID 1 that only sleeps: the zombies stay. This shows that the tests here can fail.
+/// The negative control: with a PID 1 that only sleeps, the zombies stay.
 #[test]
 fn orphans_of_a_sleeper_stay_zombies() {
     let sleeper = Start::sleeper().namespaces(libc::CLONE_NEWPID).spawn().ready();
@@ -112,7 +115,7 @@ fn orphans_are_reaped_while_it_is_frozen(form: Form) {
     }
 }
 
-/// A zombie that nobody waits for is reparented as it is when its parent ends.
+/// When a parent ends, a zombie child for which it has not waited is reparented as a zombie.
 fn zombies_are_reaped_when_reparented(form: Form) {
     let pause = form.pid1().spawn().asleep();
     let before = pause.context_switches();
@@ -139,15 +142,16 @@ fn zombies_are_reaped_when_reparented(form: Form) {
     pause.terminate();
 }
 
-/// A pipe whose read end a child waits on, and whose write end lets it go.
+/// A pipe. A child waits at the read end until the test writes to the write end or closes it.
 pub fn gate() -> (OwnedFd, OwnedFd) {
     pipe_with(PipeFlags::CLOEXEC).unwrap()
 }
 
-/// Children that pause has from before it was pause: a runtime that forks, and then executes it.
-/// Those with another signal than SIGCHLD for their end, or none, are seen only by `__WALL`.
+/// The process may already have children when it becomes pause, as when a runtime forks and then executes
+/// pause. wait4(2) sees those whose exit signal is not SIGCHLD only with `__WALL`.
 fn children_from_before_it_started_are_reaped(form: Form) {
-    // An exec makes SIGCHLD of the others as the children end. Without it, they stay zombies.
+    // After an exec, the kernel sends SIGCHLD in place of the other exit signals. `run` does not exec, so
+    // there such children would stay zombies.
     let signals: &[_] = match form {
         Form::Run => &[libc::SIGCHLD],
         _ => &[libc::SIGCHLD, 0, libc::SIGURG],
@@ -163,7 +167,7 @@ fn children_from_before_it_started_are_reaped(form: Form) {
                         dead => harness::wait_for_zombie(dead),
                     }
                     if fork_with(exit_signal) == 0 {
-                        // It lives until the test lets it go.
+                        // It lives until the test closes the write end.
                         harness::close_all_but([reader.as_raw_fd()]);
                         exit(harness::read_byte(reader.as_raw_fd()))
                     }
@@ -182,7 +186,7 @@ fn children_from_before_it_started_are_reaped(form: Form) {
     }
 }
 
-/// The leader of a process with threads ends first, and is a zombie for as long as they live.
+/// The leader of a process ends before its other thread, and stays a zombie for as long as that thread runs.
 fn process_whose_leader_exited_first_is_reaped(form: Form) {
     let pause = form.pid1().spawn().asleep();
     let before = pause.context_switches();
@@ -220,8 +224,8 @@ fn subreaper_reaps_descendants(form: Form) {
             let gate = reader.as_raw_fd();
             if fork() == 0 {
                 harness::close_all_but([gate]);
-                // Once pause is a subreaper, this ends and leaves an orphan, which lives until the
-                // test lets it go.
+                // Once pause is a subreaper, this child ends and leaves an orphan, which lives until the test
+                // closes the write end.
                 harness::read_byte(gate);
                 match fork() {
                     0 => exit(harness::read_byte(gate)),

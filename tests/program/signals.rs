@@ -13,7 +13,7 @@ test_each_form! {
     other_signals_are_discarded_for_pid_1
 }
 
-/// What pause says as it is ended by a signal.
+/// The message that pause writes when this signal ends it.
 fn farewell(signal: Signal) -> &'static str {
     match signal {
         Signal::TERM => "pause: SIGTERM 15\n",
@@ -41,7 +41,7 @@ fn sigterm_and_sigint_end_it_from_inside_the_namespace(form: Form) {
         let number = signal.as_raw();
         let mut inside = process
             .join(libc::CLONE_NEWPID, move || {
-                // The first process that is in the namespace is this one's child.
+                // Only a child of this process is in the PID namespace.
                 match crate::harness::fork() {
                     0 => i32::from(kill(1, number).is_err()),
                     child => crate::harness::wait_for_child(child),
@@ -50,12 +50,12 @@ fn sigterm_and_sigint_end_it_from_inside_the_namespace(form: Form) {
             .spawn();
         assert_eq!(process.end(), End::Exit(0));
         assert_eq!(process.messages(), farewell(signal));
-        // The kernel kills what else is in the namespace.
+        // The kernel kills the other processes in the namespace.
         inside.end();
     }
 }
 
-/// The harness blocks all signals, and the child sends itself this one before it executes pause.
+/// The harness blocks all signals, and the child sends itself the signal before it becomes pause.
 fn sigterm_and_sigint_end_it_before_its_first_instruction(form: Form) {
     for signal in ENDS {
         for start in [form.pid1(), form.start()] {
@@ -66,8 +66,8 @@ fn sigterm_and_sigint_end_it_before_its_first_instruction(form: Form) {
     }
 }
 
-/// Without the block, the kernel drops what it would for any PID 1 that has no handler. This shows
-/// that the test above can fail.
+/// The negative control for the test above: if the signal is not blocked, the kernel drops it,
+/// because PID 1 has no handler for it.
 #[test]
 fn sigterm_before_its_first_instruction_is_lost_unless_blocked() {
     let process = Start::pid1()
@@ -99,7 +99,7 @@ fn sigterm_and_sigint_end_it_if_ignored_or_blocked(form: Form) {
 #[derive(Debug, PartialEq, Clone, Copy)]
 enum Effect {
     Ends,
-    /// Taken and forgotten, or without a default action.
+    /// pause takes the signal and goes on, or the default action neither ends nor stops it.
     None,
     Kills,
     Stops,
@@ -108,7 +108,7 @@ enum Effect {
 fn effect(signal: i32) -> Effect {
     match signal {
         libc::SIGTERM | libc::SIGINT => Effect::Ends,
-        // Blocked, taken and forgotten: a message can raise the first three.
+        // pause blocks and takes these, and goes on. Writing a message can raise the first three.
         libc::SIGPIPE | libc::SIGTTOU | libc::SIGXFSZ | libc::SIGCHLD => Effect::None,
         // signal(7), default action Ign or Cont.
         libc::SIGURG | libc::SIGWINCH | libc::SIGCONT => Effect::None,
@@ -117,12 +117,13 @@ fn effect(signal: i32) -> Effect {
     }
 }
 
-/// The numbers that kill(2) takes; 32 and 33 among them, which C libraries keep for themselves.
+/// The signal numbers of kill(2), including 32 and 33, which C libraries reserve.
 const ALL: std::ops::RangeInclusive<i32> = 1..=64;
 
 fn other_signals_have_their_default_action(form: Form) {
     for signal in ALL {
-        // In a process group of its own: the kernel stops none that is orphaned.
+        // In a process group of its own, because in an orphaned group, SIGTSTP and SIGTTIN
+        // do not stop a process.
         let own_group = || Ok(rustix::process::setpgid(None, None)?);
         let mut process = form.start().arguments(&["-P"]).step(own_group).spawn().asleep();
         process.send_number(signal);
@@ -143,8 +144,8 @@ fn other_signals_have_their_default_action(form: Form) {
     }
 }
 
-/// From the parent namespace, the kernel lets SIGKILL and SIGSTOP through to a PID 1 (signal(7),
-/// pid_namespaces(7)). From inside, not even those.
+/// The kernel delivers SIGKILL and SIGSTOP to a PID 1 if they come from the parent namespace (signal(7),
+/// pid_namespaces(7)). If they come from inside, it discards them, too.
 fn other_signals_are_discarded_for_pid_1(form: Form) {
     for signal in ALL {
         let mut process = form.pid1().spawn().asleep();

@@ -1,5 +1,5 @@
-//! Reading the start stack: the program's code on generated stacks that end at an unreadable page, and the program
-//! itself.
+//! Reading the start stack. Tests the program's code on generated stacks that end at an unreadable page, and
+//! the program itself with generated arguments.
 
 use std::ffi::CString;
 
@@ -10,9 +10,9 @@ use crate::answers::{USAGE, VERSION, output};
 use crate::harness::{End, GuardedMemory, Start, bytes_of, start_stack};
 use crate::start::{AT_EXECFN, Request};
 
-/// A start stack as the kernel lays it out (`create_elf_tables` in Linux `fs/binfmt_elf.c`), in two
-/// pieces, each with nothing behind it: the words, of which the key zero is in the last pair, and the
-/// strings, of which the path of the program and a null word are the last.
+/// A start stack as the kernel lays it out (`create_elf_tables` in Linux `fs/binfmt_elf.c`). It is in two
+/// pieces, each followed by an unreadable page. The words end with the AT_NULL pair. The strings end with the
+/// path of the program and a null word.
 struct Stack {
     words: GuardedMemory,
     strings: GuardedMemory,
@@ -46,7 +46,7 @@ impl Stack {
             words.extend(list.iter().map(|string| place(string)));
             words.push(0);
         }
-        // What is looked for is neither first nor last.
+        // The entry AT_EXECFN is in the middle.
         let (before, behind) = auxiliary.split_at(auxiliary.len() / 2);
         words.extend(before.iter().flat_map(|pair| [pair.0, pair.1]));
         words.extend(path.iter().flat_map(|path| [AT_EXECFN as usize, place(path)]));
@@ -66,7 +66,8 @@ impl Stack {
     }
 }
 
-/// Otherwise nothing here would notice a byte that is read too far.
+/// The page after the memory is unreadable. If it were not, these tests would not
+/// notice a read beyond the end.
 #[test]
 fn has_nothing_behind_it() {
     let memory = GuardedMemory::new(b"x");
@@ -75,7 +76,7 @@ fn has_nothing_behind_it() {
     assert_eq!(behind.perms & MMPermissions::READ, MMPermissions::NONE);
 }
 
-/// What an argument asks for, by the contract in the README.
+/// What an argument asks for, according to the contract in the README.
 fn request(argument: &[u8]) -> Option<Request> {
     match argument {
         b"-h" | b"--help" => Some(Request::Help),
@@ -85,8 +86,8 @@ fn request(argument: &[u8]) -> Option<Request> {
     }
 }
 
-/// A string such as there may be on a start stack: anything at all; or what means something, or is
-/// a step away from it.
+/// A string as it may be on a start stack: arbitrary bytes, a known argument, or a
+/// known argument with a small change.
 fn string() -> impl Strategy<Value = Vec<u8>> {
     let known = prop::sample::select(vec!["-h", "--help", "-v", "-V", "--version", "-P", "-", ""]);
     let changed = (known.clone(), 0..12_usize, 0..4_u8, 1..=255_u8);
@@ -114,13 +115,13 @@ fn strings() -> impl Strategy<Value = Vec<Vec<u8>>> {
     prop::collection::vec(string(), 0..8)
 }
 
-/// Pairs of the auxiliary vector, of which none ends it or has the path.
+/// Pairs of the auxiliary vector other than AT_NULL, which ends it, and AT_EXECFN, which has the path.
 fn auxiliary() -> impl Strategy<Value = Vec<(usize, usize)>> {
     let key = (1..100_usize).prop_filter("it has the path", |key| *key != AT_EXECFN as usize);
     prop::collection::vec((key, any::<usize>()), 0..30)
 }
 
-/// So many cases; those that failed are printed, and not written anywhere.
+/// The number of cases. Those that fail are printed, but not saved.
 fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
@@ -130,7 +131,7 @@ proptest! {
 
     #[test]
     fn gives_the_request_of_an_argument(argument in string()) {
-        // The shortest path is behind it, so that as little as can be is there to be read.
+        // The shortest possible path follows the argument, so a read beyond it soon hits the unreadable page.
         let stack = Stack::new(std::slice::from_ref(&argument), &[], &[], Some(b"p"));
         let found = start_stack(stack.address()).arguments().next().unwrap();
         prop_assert_eq!(found.request(), request(&argument));
@@ -148,7 +149,7 @@ proptest! {
         prop_assert_eq!(found.path(), path.map(|_| stack.path_address()));
         let mut found = found.arguments();
         prop_assert_eq!(found.by_ref().map(bytes_of).collect::<Vec<_>>(), arguments);
-        // The end is the end, also when it is asked for again.
+        // At the end, `next` returns None again.
         prop_assert!(found.next().is_none());
     }
 }
@@ -156,7 +157,8 @@ proptest! {
 proptest! {
     #![proptest_config(cases(50))]
 
-    /// The first argument that asks is answered. Without one, pause holds, and its name is shown.
+    /// pause answers the first argument that asks for an answer. If there is none, pause
+    /// keeps running, and shows its name.
     #[test]
     fn is_answered_or_held(arguments in strings(), environment in strings()) {
         let c = |strings: &[Vec<u8>]| -> Vec<CString> {

@@ -14,7 +14,7 @@ test_each_form! {
     denied_one_by_one_have_the_documented_effect
 }
 
-/// From exec to sleep as PID 1. The last is the sleep.
+/// From exec to sleep as PID 1. The last call is the sleep.
 const TO_SLEEP: [libc::c_long; 9] = [
     SYS_rt_sigprocmask,
     SYS_rt_sigaction,
@@ -49,7 +49,7 @@ fn are_sixteen_if_not_pid_1() {
     let trace = Start::new().trace();
     assert_eq!(trace.end, End::Exit(0));
     let (before, after) = TO_SLEEP.split_at(3);
-    // The warning, PR_SET_CHILD_SUBREAPER, and the root folder.
+    // The warning, PR_SET_CHILD_SUBREAPER, and the change to the root folder.
     let between = [SYS_ppoll, SYS_write, SYS_prctl, SYS_chdir];
     assert_eq!(numbers(&trace), [before, &between, after, &TO_END].concat());
 }
@@ -61,32 +61,33 @@ fn are_two_for_an_answer() {
     assert_eq!((numbers(&trace), trace.end), (vec![SYS_write, SYS_exit], End::Exit(0)));
 }
 
-/// What becomes of pause without each of its calls.
+/// How pause ends if one of its calls is denied. In the rows with status 0, it keeps running until SIGTERM,
+/// and the comment says what it loses.
 const DENIED: [(libc::c_long, End); 12] = [
-    // It cannot do what it is for, and says so by a message and its status.
+    // pause cannot hold the namespaces. It writes a message, and exits with this status.
     (SYS_rt_sigprocmask, End::Exit(2)),
     (SYS_rt_sigaction, End::Exit(2)),
     (SYS_rt_sigtimedwait, End::Exit(3)),
-    // It cannot even end: the instruction behind the call is not allowed.
+    // pause cannot even exit: an invalid instruction after the call kills it.
     (SYS_exit, End::Killed(libc::SIGILL)),
-    // It holds, and ends on SIGTERM. What is lost is a message,
+    // Its messages are lost.
     (SYS_ppoll, End::Exit(0)),
     (SYS_write, End::Exit(0)),
-    // its memory,
+    // It keeps all its memory.
     (SYS_munmap, End::Exit(0)),
-    // its memory, its name, and that it is a subreaper,
+    // It keeps all its memory, does not set its thread name, and is no subreaper.
     (SYS_prctl, End::Exit(0)),
-    // children that were dead before it started,
+    // Children that were dead before it started stay zombies, as do traced ones.
     (SYS_wait4, End::Exit(0)),
-    // descriptors that were leaked to it,
+    // Descriptors that leaked into it stay open.
     (SYS_close_range, End::Exit(0)),
-    // its folder where it is not PID 1,
+    // It keeps its working directory. As PID 1, it does not make this call.
     (SYS_chdir, End::Exit(0)),
-    // and to know whether it is: it takes itself for an ordinary process.
+    // It does not learn that it is PID 1, and acts as an ordinary process.
     (SYS_getpid, End::Exit(0)),
 ];
 
-/// What it says without one of its calls, which leads to this end.
+/// What pause writes if this call is denied and pause ends in this way.
 fn last_words(denied: libc::c_long, end: End) -> &'static str {
     match end {
         _ if [SYS_ppoll, SYS_write].contains(&denied) => "",
@@ -95,11 +96,11 @@ fn last_words(denied: libc::c_long, end: End) -> &'static str {
     }
 }
 
-/// The table for each form, without a tracer: the signal is there before its first instruction.
+/// Checks the table for each form, without a tracer. SIGTERM may arrive before pause's first instruction.
 fn denied_one_by_one_have_the_documented_effect(form: Form) {
     for (number, end) in DENIED {
         if form == Form::Run && number == SYS_close_range {
-            continue; // `spawn` waits until it has closed what it inherits
+            continue; // `spawn` waits until `run` has closed what it inherits
         }
         for start in [form.pid1(), form.start()] {
             let start = start.arguments(&["-P"]).denying(number, libc::EPERM);
@@ -118,8 +119,8 @@ fn denied_one_by_one_do_not_make_it_spin() {
             for start in [Start::pid1(), Start::new()] {
                 let start = start.arguments(&["-P"]).denying(number, errno);
                 if number == SYS_exit {
-                    // A PID 1 with a tracer survives a bad instruction, without one it does not
-                    // (`force_sig_info_to_task` in Linux `kernel/signal.c`).
+                    // An invalid instruction kills a PID 1 that has no tracer, but not one that has a tracer
+                    // (`force_sig_info_to_task` in Linux `kernel/signal.c`). So this runs without a tracer.
                     let mut process = start.spawn().asleep();
                     process.send(Signal::TERM);
                     assert_eq!(process.end(), end);
@@ -138,7 +139,8 @@ fn denied_one_by_one_do_not_make_it_spin() {
     assert_eq!(with_row, made, "each of its calls has a row");
 }
 
-/// The seccomp profile is made from that list (`tests/runtimes/seccomp.rs`).
+/// The calls that the source lists are those of the table. The seccomp profile is made from that list
+/// (`tests/runtimes/seccomp.rs`).
 #[test]
 fn are_those_in_the_source() {
     let file = format!("{}/src/arch/{}.rs", env!("CARGO_MANIFEST_DIR"), std::env::consts::ARCH);
@@ -147,8 +149,8 @@ fn are_those_in_the_source() {
     assert_eq!(listed, DENIED.map(|row| row.0).into());
 }
 
-/// Where prctl is denied, the kernel cannot be told that the name has moved: it stays, and with it
-/// the stack.
+/// If prctl is denied, pause cannot tell the kernel that the name has moved. So it keeps the
+/// start stack, which has the name.
 #[test]
 fn denied_prctl_leaves_the_name_and_the_stack() {
     let start = Start::pid1().arguments(&["-P"]).denying(SYS_prctl, libc::EPERM);

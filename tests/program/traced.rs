@@ -26,12 +26,14 @@ test_each_form! {
 
 const ORPHANS: usize = 200;
 
-/// The end of a pipe to which each orphan writes a byte once it is traced, and the end that counts them.
+/// A pipe: the read end, from which the test counts bytes, and the write end, to which each orphan
+/// writes a byte once it is traced.
 fn reports() -> (OwnedFd, OwnedFd) {
     pipe_with(PipeFlags::CLOEXEC).unwrap()
 }
 
-/// Makes pause, as this process, the tracer of the caller, once it is the parent. Reports that.
+/// Waits until the process `pause` is the parent of the caller, makes it the tracer of the caller, and writes
+/// a byte to `report`. Returns whether that succeeded.
 fn become_traced(pause: Pid, report: RawFd) -> bool {
     while getppid() != Some(pause) {
         std::thread::yield_now();
@@ -39,8 +41,8 @@ fn become_traced(pause: Pid, report: RawFd) -> bool {
     trace_me().is_ok() && write_byte(report)
 }
 
-/// Makes orphans in the PID namespace of this process, each of which prepares itself in this way, asks its
-/// new parent to trace it, and ends. Fails unless each of them is traced.
+/// Makes orphans in the PID namespace of `init`. Each of them calls `prepare`, makes its new parent its
+/// tracer, and ends. Fails unless each of them is traced.
 fn make_traced_orphans(init: &Process, prepare: fn() -> bool) {
     let (reports, report) = reports();
     let number = report.as_raw_fd();
@@ -50,11 +52,11 @@ fn make_traced_orphans(init: &Process, prepare: fn() -> bool) {
     assert_eq!(bytes_until_end(reports.as_fd()), ORPHANS, "traced orphans");
 }
 
-/// How many bytes a pipe gives until its end.
+/// The number of bytes that can be read from a pipe until EOF.
 fn bytes_until_end(pipe: BorrowedFd) -> usize {
     let mut all = 0;
     loop {
-        assert!(is_readable(pipe, DEADLINE), "the pipe has no end: {all} bytes");
+        assert!(is_readable(pipe, DEADLINE), "no EOF after {all} bytes");
         match read(pipe, &mut [0; ORPHANS]).unwrap() {
             0 => return all,
             count => all += count,
@@ -97,7 +99,7 @@ fn orphans_are_reaped_after_a_freeze(form: Form) {
     }
 }
 
-/// A container's processes seldom have the uid of pause.
+/// The processes of a container often have another uid than pause.
 fn orphans_of_another_user_are_reaped(form: Form) {
     if !is_root() {
         skip!("other users", "only root can become two other users");
@@ -115,7 +117,7 @@ fn orphans_of_another_user_are_reaped(form: Form) {
     pause.terminate();
 }
 
-/// Where pause is not PID 1, it adopts the orphans among its descendants.
+/// If pause is not PID 1, it adopts the orphans among its descendants.
 fn orphans_are_reaped_by_a_subreaper(form: Form) {
     let (reports, report) = reports();
     let (gate, opener) = gate();
@@ -126,7 +128,7 @@ fn orphans_are_reaped_by_a_subreaper(form: Form) {
             let mut kept = [gate, report];
             kept.sort();
             close_all_but(kept);
-            // Once pause is a subreaper, this one makes orphans.
+            // Once pause is a subreaper, this child makes orphans.
             read_byte(gate);
             for _ in 0..ORPHANS {
                 let parent = match fork() {
@@ -149,7 +151,8 @@ fn orphans_are_reaped_by_a_subreaper(form: Form) {
     pause.terminate();
 }
 
-/// A traced process with threads whose leader ends first: neither end by itself releases it.
+/// A traced process whose leader ends before its other thread. The kernel releases the process neither when
+/// the leader ends nor when the other thread ends.
 fn orphan_whose_leader_ended_first_is_reaped(form: Form) {
     let pause = form.pid1().spawn().asleep();
     let (reports, report) = reports();
@@ -172,8 +175,8 @@ fn orphan_whose_leader_ended_first_is_reaped(form: Form) {
     pause.terminate();
 }
 
-/// The debugger is killed between its fork and PTRACE_TRACEME in the child, so that pause becomes the
-/// tracer of a process that stops, as debuggers have it. Nobody lets it go on. That does not wake pause.
+/// The debugger is killed between its fork and PTRACE_TRACEME in the child, so pause becomes the tracer of
+/// the child. The child then stops for its debugger, and nobody resumes it. That does not wake pause.
 fn orphan_of_a_killed_debugger_stays_stopped_until_it_is_killed(form: Form) {
     let pause = form.pid1().spawn().asleep();
     let before = pause.context_switches();
@@ -193,12 +196,12 @@ fn orphan_of_a_killed_debugger_stays_stopped_until_it_is_killed(form: Form) {
             },
             debugger => debugger,
         };
-        // It did not exit.
+        // The debugger did not exit: it was killed.
         i32::from(wait_for_child(debugger) != -1)
     });
     assert_eq!(debugger.keeping(report).spawn().end(), End::Exit(0));
     assert_eq!(bytes_until_end(reports.as_fd()), 1, "traced orphans");
-    // `t` is a stop for the tracer. proc_pid_stat(5)
+    // `t` is the state of a process that is stopped for its tracer. proc_pid_stat(5)
     pause.until("had the tracee", || pause.children().iter().any(|child| child.state == 't'));
     pause.sleeps();
     assert_eq!(pause.context_switches(), before);
@@ -207,7 +210,7 @@ fn orphan_of_a_killed_debugger_stays_stopped_until_it_is_killed(form: Form) {
     pause.terminate();
 }
 
-/// A PID 1 that only has SIGCHLD ignored: the zombies stay. This shows that the tests here can fail.
+/// The negative control: with a PID 1 that only ignores SIGCHLD, the zombies stay.
 #[test]
 fn orphans_stay_where_sigchld_is_only_ignored() {
     let sleeper =

@@ -20,12 +20,12 @@ use crate::messages::WARNING;
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Who {
     Root,
-    /// Anybody else; with a number if the tests have to become somebody else for that.
+    /// An ordinary user: the one who runs the tests or, if that is root, the one with this uid.
     User(Option<u32>),
 }
 
 impl Who {
-    /// Whom the tests can be.
+    /// The users as whom the tests can run unshare(1).
     fn all() -> Vec<Self> {
         match is_root() {
             true => vec![Self::Root, Self::User(Some(54_321))],
@@ -33,7 +33,7 @@ impl Who {
         }
     }
 
-    /// A new pod, but for what becomes its PID 1.
+    /// The options that make a new pod, without the program that becomes its PID 1.
     fn options(self) -> Vec<&'static str> {
         let options = "--pid --fork --kill-child --net --ipc --uts --cgroup \
                        --time --boottime 1000000000";
@@ -44,7 +44,7 @@ impl Who {
         user.split_whitespace().chain(options.split_whitespace()).collect()
     }
 
-    /// `unshare` with these options, and what it is to run.
+    /// unshare(1) with these arguments: options, and the program that it runs.
     fn unshare(self, options: &[&str]) -> Start {
         let names = ["unshare"].iter().chain(options);
         let start = Start::body(Body::File(find("unshare").unwrap()))
@@ -56,7 +56,7 @@ impl Who {
         }
     }
 
-    /// What a shell that enters all of the pod's namespaces says to this line.
+    /// The output of a shell that enters all of the pod's namespaces and runs this line.
     fn nsenter(self, pause: &Process, line: &str) -> String {
         self.nsenter_some(pause, &["--all"], line)
     }
@@ -81,7 +81,7 @@ fn find(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.exists())
 }
 
-/// Says why this person can have no pod here, or nothing.
+/// Says why this user cannot create a pod here. Returns `None` if the user can.
 fn obstacle(who: Who, options: &[&str]) -> Option<String> {
     for name in ["unshare", "nsenter", "ps", "hostname", "ipcmk", "ipcs", "mount"] {
         if find(name).is_none() {
@@ -145,7 +145,7 @@ fn makes_a_pod_that_containers_enter_one_after_the_other() {
             assert!(processes.all(|process| !process.starts_with("1 ")));
         }
 
-        // An orphan whose parent has ended before it; it is killed with the pod.
+        // The shell ends before its child, which becomes an orphan and is killed with the pod.
         let sleeper = who.nsenter(&pause, "sleep 1000000 >/dev/null 2>&1 & echo");
         assert_eq!(sleeper, "\n");
         let orphan = Process::found(pause.children()[0].pid);
@@ -157,7 +157,7 @@ fn makes_a_pod_that_containers_enter_one_after_the_other() {
     }
 }
 
-/// A folder with nothing in it but pause is an image.
+/// A folder that contains only pause can serve as an image.
 #[test]
 fn runs_an_image_that_is_only_a_folder() {
     for who in Who::all() {

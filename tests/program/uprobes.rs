@@ -1,4 +1,5 @@
-//! A uprobe on the program does not kill it, whether it is hit before or after memory is given back.
+//! A uprobe on pause does not kill it, whether pause hits the probe before or after it gives back memory. The
+//! exception is a process without randomised addresses.
 //!
 //! The kernel executes an instruction under a probe in a page that it maps into the process, `[uprobes]`.
 //! It asks for the last page below TASK_SIZE (`xol_add_vma` in Linux `kernel/events/uprobes.c`). pause
@@ -13,7 +14,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::harness::{Body, End, Probe, Process, Start, do_not_randomise_addresses, skip};
 
-/// Where execution goes on after each system call, in bytes from the start of the program.
+/// Where execution continues after each system call, in bytes from the start of the program.
 fn offsets_after_system_calls(program: &[u8]) -> Vec<u64> {
     const SYSCALL: [u8; 2] = [0x0f, 0x05];
     let starts = program.windows(2).enumerate().filter(|(_, bytes)| *bytes == SYSCALL);
@@ -24,7 +25,7 @@ fn offsets_after_system_calls(program: &[u8]) -> Vec<u64> {
 /// A program in a memfd, with a probe after each of its system calls.
 struct Probed {
     program: OwnedFd,
-    /// The one that the program runs on.
+    /// The CPU on which the program runs.
     cpu: usize,
     probes: Vec<Probe>,
 }
@@ -54,7 +55,7 @@ impl Probed {
     }
 }
 
-/// This program with probes. Skips the test where none can be set.
+/// This program with probes. Skips the test if none can be set.
 macro_rules! probed {
     ($program:expr) => {
         match Probed::new($program) {
@@ -64,7 +65,8 @@ macro_rules! probed {
     };
 }
 
-/// Stops pause and lets it go on. It then returns from its sleep to the instruction behind it.
+/// Stops and resumes pause. That interrupts the system call in which pause sleeps, and execution continues at
+/// the instruction after it.
 fn wake(pause: &Process) {
     pause.send(Signal::STOP);
     pause.until("stopped", || pause.stat().state == 'T');
@@ -88,7 +90,7 @@ fn do_not_kill_it() {
     }
 }
 
-/// The program with one page more in the length that it passes to munmap.
+/// The program, changed so that the length it passes to munmap is one page longer.
 fn unmapping_one_page_more() -> Vec<u8> {
     let mut program = podpause::ELF.to_vec();
     let length = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());

@@ -1,12 +1,13 @@
-"""Compares what tests/proof believes that instructions do with what a processor does.
+"""Compares the proof's model of instructions with what a processor does.
 
     compare.py PROGRAM...
 
-A processor, or qemu's emulation of it, executes the program one instruction at a time, and so does the executor of the
-proof. After each instruction, their registers and what was written to memory have to be the same. The kernel starts
-the program; its system calls are not made, but get the results of a scenario, so that every path can be taken.
+A processor, or qemu's emulation of one, executes the program one instruction at a time, and so does the executor of the
+proof. After each instruction, the registers and the bytes that the proof has written must be the same in both. The
+kernel starts the program, but the program's system calls are not made: their results come from a scenario. The report
+names each instruction that no scenario reaches.
 
-Native programs are traced by ptrace, the others by the gdb stub of the emulator that --emulator names.
+ptrace(2) controls a native program. The gdb stub of the emulator that --emulator names controls any other.
 """
 
 import argparse
@@ -24,8 +25,9 @@ from executor import Executor, NewTarget
 from machine import BadInput, Code, lifter_of, read_program, system_calls
 from values import Bytes
 
-#: Arguments, and results of system calls, in turn. The last one is repeated; without one, it is 0.
 ENOSYS, EINTR = 38, 4
+#: Each scenario has the program's arguments, and the results of each system call, one after the other. The last result
+#: is repeated. A call that is not listed returns 0.
 SCENARIOS = [
     (["pause"], {"getpid": [1], "wait4": [7, 0], "rt_sigtimedwait": [17, -EINTR, 15], "ppoll": [1]}),
     (["pause", "-P"], {"getpid": [2], "rt_sigtimedwait": [2]}),
@@ -41,7 +43,7 @@ SCENARIOS = [
     (["pause", "-h"], {"write": [27]}),
     (["pause", "--help", "-v"], {"write": [27]}),
 ]
-#: For a processor that is started, or an instruction that is executed.
+#: How long an emulator may take to start listening, or to answer.
 DEADLINE_SECONDS = 60
 
 
@@ -102,7 +104,7 @@ class Ptrace:
 
 
 class Emulator:
-    """A process under qemu's emulation of a processor, by the remote protocol of gdb (GDB manual, appendix E)."""
+    """A process that qemu emulates, controlled through gdb's remote protocol (GDB manual, appendix E)."""
 
     def __init__(self, architecture, path, arguments, emulator):
         self.architecture = architecture
@@ -121,7 +123,7 @@ class Emulator:
                     raise BadInput(f"{emulator} -g {where} does not listen") from None
                 time.sleep(0.01)
         self.buffer, self.registers = b"", None
-        # Only from a client that has asked for this does qemu take single registers.
+        # qemu gives access to single registers only to a client that has asked for this description.
         self.ask("qXfer:features:read:target.xml:0,10")
 
     def _byte(self):
@@ -147,7 +149,8 @@ class Emulator:
 
     def get(self, name):
         number, word = self.architecture.gdb_number(name), self.architecture.word
-        if number >= 64:  # Of Power, behind the floating-point registers, which are not among all registers.
+        # On Power, these registers come after the floating-point registers, and the answer to `g` has neither.
+        if number >= 64:
             return self._number(self.ask(f"p{number:x}"))
         if self.registers is None:
             self.registers = self.ask("g")
@@ -178,9 +181,10 @@ class Emulator:
 
 
 class Known:
-    """A state for the executor in which all is known."""
+    """A state for the executor in which every value is known."""
 
     is_answering = is_released = False
+    callers = ()
 
     def __init__(self, code, process):
         self.code, self.abi, self.process = code, code.program.architecture, process
@@ -206,7 +210,7 @@ class Known:
 
 
 class Comparison:
-    """One scenario, instruction by instruction."""
+    """Compares one scenario, instruction by instruction."""
 
     def __init__(self, code, emulator, executed):
         self.code, self.abi, self.emulator, self.executed = code, code.program.architecture, emulator, executed
@@ -222,7 +226,7 @@ class Comparison:
             while True:
                 instruction = self.code.instructions.get(state.address)
                 if instruction is None:
-                    raise Difference(f"{state.address:#x} is executed, which the proof does not reach")
+                    raise Difference(f"{state.address:#x} is executed, but the proof never reaches it")
                 if instruction.enters_kernel:
                     self.executed.add(state.address)
                     if not self.make_call(state, process, instruction, results):
@@ -231,11 +235,11 @@ class Comparison:
                     self.step(state, process, instruction)
 
     def make_call(self, state, process, instruction, results):
-        """Does what the kernel would. Returns whether the program goes on."""
+        """Takes the place of the kernel: sets the result of a system call. Returns whether the program goes on."""
         number = state.get(self.abi.number) & 0xFFFFFFFF
         name = self.executor.names.get(number)
         if name is None:
-            raise Difference(f"system call {number} at {state.address:#x}")
+            raise Difference(f"an unknown system call, {number}, at {state.address:#x}")
         if name == "exit":
             return False
         values = results.get(name, [0])
@@ -258,7 +262,7 @@ class Comparison:
             one, index, scratch = todo.pop()
             done += self.executor.operate(one, instruction, index, scratch, todo)
         if [how for how, _ in done] != ["run"]:
-            raise Difference(f"{before:#x} {instruction.text} does not go on")
+            raise Difference(f"{before:#x} {instruction.text} does not have exactly one successor")
         process.step()
         self.steps += 1
         self.executed.add(before)
@@ -268,11 +272,11 @@ class Comparison:
             pairs.append((hex(address), byte, process.read(address, 1)[0]))
         for name, ours, theirs in pairs:
             if ours != theirs:
-                raise Difference(f"{before:#x} {instruction.text}: {name} is {theirs:#x}, and the proof says {ours:#x}")
+                raise Difference(f"{before:#x} {instruction.text}: {name} is {theirs:#x}, but the proof says {ours:#x}")
 
 
 def run_all(program, emulator, change=lambda code: None):
-    """Returns how many instructions were executed, the addresses of different ones, and the code."""
+    """Returns how many instructions were executed, the set of their addresses, and the code."""
     found, executed, steps = set(), set(), 0
     code = Code(program, lifter_of(program))
     change(code)
@@ -291,7 +295,7 @@ def run_all(program, emulator, change=lambda code: None):
 
 
 def subtract(code):
-    """Makes additions into subtractions: the comparison has to find that."""
+    """Turns additions into subtractions. The comparison has to notice this."""
     for instruction in code.instructions.values():
         for index, operation in enumerate(instruction.operations):
             if operation.code == "INT_ADD" and operation.inputs[0].space == "register":
@@ -304,7 +308,7 @@ def compare(program, emulator):
         run_all(program, emulator, subtract)
     except Difference:
         return result
-    raise Difference("the comparison does not find wrong additions")
+    raise Difference("the comparison does not notice that additions were turned into subtractions")
 
 
 def main():
@@ -317,7 +321,7 @@ def main():
             program = read_program(path)
             name = program.architecture.name
             if bool(program.architecture.emulator) != bool(arguments.emulator):
-                raise BadInput(f"{path}: --emulator is for programs of other architectures than amd64, and they need it")
+                raise BadInput(f"{path}: all architectures except amd64 need --emulator, and amd64 takes none")
             steps, executed, code = compare(program, arguments.emulator)
         except BadInput as error:
             print(error, file=sys.stderr)
@@ -326,7 +330,8 @@ def main():
             print(f"{name}: DIFFERENT: {difference}")
             return 1
         missed = [i for a, i in sorted(code.instructions.items()) if a not in executed and not i.traps]
-        print(f"{name}: THE SAME after {steps:,} instructions, {len(executed)} different ones of {len(code.instructions)}")
+        print(f"{name}: THE SAME after {steps:,} executed instructions ({len(executed)} distinct, "
+              f"of {len(code.instructions)} in the program)")
         for instruction in missed:
             print(f"    not compared: {instruction.address:#x} {instruction.text}")
     return 0

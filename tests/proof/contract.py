@@ -1,4 +1,4 @@
-"""The language of the contract in spec.py: stages, calls, arguments and results. Checks each call of the program
+"""The language of the contract in spec.py: stages, calls, arguments and results. Checks each system call of the program
 against the contract."""
 
 from typing import Callable, NamedTuple
@@ -11,11 +11,11 @@ _functions = {}
 
 
 class Stage(NamedTuple):
-    """A point in the life of pause. The function of this name returns the calls that are allowed there."""
+    """A point in the life of pause. The function with this name returns the system calls that are allowed there."""
 
     name: str
     arguments: tuple
-    broken: str  # the property that another call would break
+    broken: str  # the property that a call not allowed here breaks
 
     def calls(self, pause):
         return _functions[self.name](pause, *self.arguments)
@@ -25,7 +25,8 @@ class Stage(NamedTuple):
 
 
 def stage(broken):
-    """Turns a function into a stage. A call that it does not return breaks the property `broken`."""
+    """Turns a function into a stage. A system call that is not among those that the function returns breaks the
+    property `broken`."""
 
     def make(function):
         _functions[function.__name__] = function
@@ -42,14 +43,14 @@ class Expected(NamedTuple):
 
 
 class Call:
-    """An allowed system call. `then` is the next stage, or a list of pairs of a condition on the result and a stage; the
-    first condition that holds counts. An argument that is a number stands for a C int, of which the kernel uses 32 bits."""
+    """An allowed system call. `then` is the next stage, or a list of pairs of a condition on the result and a stage. The
+    first condition that holds decides. A number as an argument stands for a C int: the kernel uses 32 bits of it."""
 
     def __init__(self, name, *arguments, then, broken=None, requires=None, writes=None, releases=False):
         self.name, self.arguments, self.then, self.broken = name, arguments, then, broken
         #: A further check of the state.
         self.requires = requires
-        #: Memory that the kernel writes: the index of a pointer argument, an offset and a size.
+        #: Memory that the kernel writes: the index of a pointer argument, an offset from the pointer, and a size.
         self.writes = writes
         #: Whether memory above the private page may be unmapped from here on.
         self.releases = releases
@@ -87,7 +88,7 @@ def pointer_to(content, what):
 
 
 class Pause:
-    """The view of a state that the contract has."""
+    """What the contract sees of a state."""
 
     def __init__(self, state):
         self.state = state
@@ -101,7 +102,7 @@ class Pause:
         return (value & (1 << 8 * size) - 1).to_bytes(size, self.order)
 
     def field(self, address, size):
-        """A value in the private page or in the text; None if it is not completely in one of them."""
+        """A value in the private page or in the text. None if not all of its bytes are in one of them."""
         if not isinstance(address, int) or not (PAGE <= address and address + size <= PAGE + 4096 or
                                                 TEXT <= address and address + size <= TEXT + len(self.state.code.program.text)):
             return None
@@ -112,7 +113,7 @@ class Pause:
         found = [self.field(address + index, 1) if isinstance(address, int) else None for index in range(size)]
         return bytes(found) if all(isinstance(byte, int) for byte in found) else None
 
-    # The argument that pause reads, or has read last.
+    # The argument of the command line that pause has read last.
 
     def _is(self, text):
         name = self.state.argument.decl().name()
@@ -128,7 +129,7 @@ class Pause:
 
 
 class Pending(NamedTuple):
-    """A result that several stages can follow."""
+    """A result after which several stages are possible."""
 
     result: z3.BitVecRef
     outcomes: tuple  # pairs of a condition and a stage
@@ -177,22 +178,23 @@ def allowed(state, name, values):
                 return call
             broken = call.broken or state.stage.broken
     if mismatch:
-        raise Violation(broken, f"{name} where it {state.stage}: {mismatch}")
-    names = " or ".join(sorted({call.name for call in choices})) or "no call"
-    raise Violation(state.stage.broken, f"{name} where it {state.stage}, and {names} is allowed")
+        raise Violation(broken, f'{name} at the stage "{state.stage}": {mismatch}')
+    names = " or ".join(sorted({call.name for call in choices}))
+    names = f"only {names}" if names else "no system call"
+    raise Violation(state.stage.broken, f'{name} at the stage "{state.stage}", where {names} is allowed')
 
 
 def follow_result(state, call, result):
-    """Records the stages after the call. `result` has 32 bits; below zero it is a negated errno."""
+    """Records the stages after the call. `result` has 32 bits. If it is below zero, it is a negated errno."""
     if isinstance(call.then, Stage):
         state.stage, state.pending = call.then, None
         return
     before, outcomes = [], []
-    for test, stage in call.then:  # The first condition that holds counts.
+    for test, stage in call.then:  # The first condition that holds decides.
         condition = z3.BoolVal(True) if test is otherwise else test(result)
         outcomes.append((z3.simplify(z3.And(condition, z3.Not(z3.Or(*before)))), stage))
         before.append(condition)
-    assert call.then[-1][0] is otherwise, f"the results of {call.name} are not all there"
+    assert call.then[-1][0] is otherwise, f"{call.name} does not have a stage for every result"
     state.pending = Pending(result, tuple(outcomes))
 
 

@@ -8,7 +8,7 @@ from machine import PAGE_END, STACK_FLOOR, SYSTEM_CALLS, TRAPS, Code, Violation
 from state import RED_ZONE, START_DEPTH, Solver, State, describe
 from values import Bytes, normal, operate, signed, symbol
 
-#: More states than our programs have. Exploration of a program that never converges stops here.
+#: More states than our programs have. The exploration of a program that never converges stops at this number.
 MOST_STATES = 20_000
 
 
@@ -88,6 +88,7 @@ class Executor:
                     return jump(inputs[0], state, scratch)
                 continue
             if code == "CALL":
+                state.callers += (instruction.next,)
                 state.address = inputs[0].offset
                 return [("run", state)]
             if code in ("RETURN", "BRANCHIND", "CALLIND"):
@@ -99,8 +100,12 @@ class Executor:
                 if code == "CALLIND":
                     if target not in instruction.calls:
                         raise NewTarget(instruction.address, target)
-                elif target not in self.code.returns:
-                    raise Violation("control flow", f"jumps to {target:#x}, which is not behind a call")
+                    state.callers += (instruction.next,)
+                else:
+                    *callers, expected = state.callers or (None,)
+                    if target != expected:
+                        raise Violation("control flow", f"returns to {target:#x}, where its caller does not continue")
+                    state.callers = tuple(callers)
                 state.address = target
                 return [("run", state)]
             if code == "STORE":
@@ -109,12 +114,12 @@ class Executor:
             if code == "LOAD":
                 result = state.load(value(inputs[1]), output.size)
             elif code == "CALLOTHER":
-                raise Violation("control flow", f"an instruction that is not known: {instruction.text}")
+                raise Violation("control flow", f"an unknown instruction: {instruction.text}")
             else:
                 try:
                     result = operate(code, [value(place) for place in inputs], [place.size for place in inputs], output.size)
                 except KeyError as error:
-                    raise Violation("control flow", f"an operation that is not known: {error} of {instruction.text}") from error
+                    raise Violation("control flow", f"an unknown operation: {error} of {instruction.text}") from error
                 if result is None:
                     result = state.fresh(f"unknown{index}@{instruction.address:x}", 8 * output.size)
             if output.space == "register":
@@ -155,7 +160,7 @@ class Executor:
             raise Violation("calls", "a system call with an unknown number")
         name = self.names.get(number & 0xFFFFFFFF)
         if name is None:
-            raise Violation("calls", f"system call {number & 0xFFFFFFFF}, which is not one of the contract's")
+            raise Violation("calls", f"system call {number & 0xFFFFFFFF}, which is not in the contract")
         values = [state.get(register) for register in self.abi.arguments]
         self.calls.setdefault(name, set()).add(instruction.address)
         done = []
@@ -178,8 +183,8 @@ class Executor:
         state.is_released |= call.releases
 
     def _return(self, state, call, instruction, is_error=None):
-        """Models the kernel's writes to registers. The result is unknown. Where a bit marks an errno, the caller does this
-        for both values of the bit."""
+        """Models the kernel's writes to registers. The result is unknown. If a bit marks an errno, the caller calls
+        this once for each value of the bit."""
         for register in self.abi.changed:
             _, size = self.code.lifter.registers[register]
             state.set(register, state.fresh(f"{register}@{instruction.address:x}", 8 * size))
@@ -199,14 +204,14 @@ class Executor:
 
 
 class Edge:
-    """A step between two states: the number of instructions, the calls, and whether a cursor moved or was created."""
+    """A step between two states: the number of instructions, the system calls, and whether a cursor moved or was made."""
 
     def __init__(self, to, instructions, calls, cursor):
         self.to, self.instructions, self.calls, self.cursor = to, instructions, calls, cursor
 
 
 class Exploration:
-    """All states of a program at junctions, and the edges between them."""
+    """All states that a program can have at junctions, and the edges between them."""
 
     def __init__(self, program, lifter, numbers):
         self.program, self.solver = program, Solver()
@@ -236,7 +241,7 @@ class Exploration:
                     self.edges[edge.to] = None
                     todo.append((edge.to, after))
             if len(self.edges) > MOST_STATES:
-                raise Violation("termination", f"more than {MOST_STATES} states: a loop that does not come to an end")
+                raise Violation("termination", f"more than {MOST_STATES} states: a loop may never end")
 
     def _to_junctions(self, state):
         todo = [(state, 0, ())]
@@ -249,7 +254,7 @@ class Exploration:
                     if how == "trap":
                         contract.settle(after)
                         if after.pending or after.stage.name != "has_exited":
-                            raise Violation("status", f"stops where it {after.stage}")
+                            raise Violation("status", f'executes its trap instruction at the stage "{after.stage}"')
                         yield Edge(None, count + 1, calls, None), None
                         continue
                     made = calls + ((self.code.instructions[address].address,) if how == "call" else ())
@@ -269,7 +274,7 @@ class Exploration:
 
     def _check_loops(self):
         """Checks that each loop ends or is allowed by the contract. A loop over the start stack ends, because the start
-        stack does: in such a loop a cursor moves, and no cursor is created."""
+        stack is finite. In such a loop, a cursor moves, and no cursor is created."""
         repeated = {address for name in spec.REPEATED for address in self.executor.calls.get(name, ())}
         graph = {key: [e for e in edges if e.to is not None] for key, edges in self.edges.items()}
         calm = {key: [e for e in edges if not repeated & set(e.calls)] for key, edges in graph.items()}
@@ -277,12 +282,12 @@ class Exploration:
         inner = {key: [e for e in edges if groups[e.to] == groups[key]] for key, edges in calm.items()}
         for key, edges in inner.items():
             if any(edge.cursor == "made" for edge in edges):
-                raise Violation("termination", f"a loop at {key[0]:#x} begins to walk along the start stack again and again")
+                raise Violation("termination", f"a loop at {key[0]:#x} walks along the start stack again and again")
         resting = {key: [e for e in edges if e.cursor != "moved"] for key, edges in inner.items()}
         groups = components(resting)
         for key, edges in resting.items():
             if any(groups[edge.to] == groups[key] for edge in edges):
-                raise Violation("termination", f"a loop at {key[0]:#x} that may have no end")
+                raise Violation("termination", f"a loop at {key[0]:#x} may never end")
         loops = components(graph)
         self.loops = {
             key[0] for key, edges in graph.items() for edge in edges if loops[edge.to] == loops[key]

@@ -1,4 +1,4 @@
-"""The program as machine code: the file, its architecture, its instructions and its control flow."""
+"""The program as machine code: its file, architecture, instructions and control flow."""
 
 import re
 import struct
@@ -23,12 +23,13 @@ class BadInput(Exception):
 
 
 class Architecture(NamedTuple):
-    """The ABI of an architecture, from src/arch, which names the sources. Registers have SLEIGH's names."""
+    """The ABI of an architecture, as in src/arch, which cites the documents that define the ABI. Registers have SLEIGH's
+    names."""
 
     name: str  # pause-linux-NAME
     source: str  # src/arch/SOURCE.rs
     machine: int  # e_machine in the ELF header
-    language: str  # of SLEIGH
+    language: str  # the language in SLEIGH; empty if there is none
     word: int  # the size of an address, in bytes
     order: str
     stack: str
@@ -37,7 +38,7 @@ class Architecture(NamedTuple):
     result: str
     changed: list  # other registers that a system call clobbers
     registers: list  # the general registers, which compare.py compares, in the order of gdb
-    emulator: str = ""  # qemu's name for the architecture; empty for the one that runs natively
+    emulator: str = ""  # qemu's name for the architecture; empty for x86_64, which runs natively
     counter: str = "pc"  # the program counter
     gdb_numbers: dict = {}  # gdb's numbers of registers that differ from their index in `registers`
     state_of_error: str = ""  # the register whose lowest bit marks the result as an errno
@@ -112,20 +113,20 @@ def read_program(path):
         raise BadInput(f"{path}: the ELF header is cut off") from error
     known = [a for a in ARCHITECTURES if a.machine == machine and (a.word == 8) == wide and (a.order == "little") == (order == "<")]
     if not known:
-        raise BadInput(f"{path}: no architecture of ours: e_machine is {machine}, {64 if wide else 32} bits")
+        raise BadInput(f"{path}: not a supported architecture: e_machine is {machine}, {64 if wide else 32} bits")
     # Type, flags, offset, address, size in the file and in memory.
     at = (0, 1, 2, 3, 5, 6) if wide else (0, 6, 1, 2, 4, 5)
     found = [tuple(segment[index] for index in at) for segment in segments]
     size = len(text)
     expected = [(1, 5, 0, TEXT, size, size), (1, 6, 0, PAGE, 0, PAGE_END - PAGE), (0x6474E551, 6, 0, 0, 0, 0)]
     if found != expected:
-        raise BadInput(f"{path}: not a pause: its segments are not one text at {TEXT:#x} and one page at {PAGE:#x}")
+        raise BadInput(f"{path}: not a pause program: its segments are not one text at {TEXT:#x} and one page at {PAGE:#x}")
     return Program(path, text, known[0], entry)
 
 
 def system_calls(architecture):
-    """The numbers of the system calls that pause makes, by name, from src/arch. `crates/abi-check` compares those with the
-    libc crate."""
+    """The numbers of the system calls that pause makes, by name, from src/arch. `crates/abi-check` compares these
+    numbers with the libc crate."""
     folder = Path(__file__).parents[2] / "src/arch"
     source = (folder / f"{architecture.source}.rs").read_text()
     if "asm_generic as nr" in source:
@@ -163,7 +164,8 @@ class Instruction:
             self.enters_kernel |= operation.name in SYSTEM_CALLS
             self.traps |= operation.name in TRAPS
             if self.enters_kernel or self.traps:
-                del operations[index + 1 :]  # SLEIGH's model of the kernel
+                # The operations after this one are SLEIGH's model of the kernel. `Executor` has its own.
+                del operations[index + 1 :]
                 break
             if code in ("BRANCH", "CBRANCH") and first.space != "const":
                 self.targets.add(first.offset)
@@ -182,7 +184,7 @@ class Instruction:
 
 
 class SleighLifter:
-    """Lifts with SLEIGH, Ghidra's processor language. It has all our architectures except s390x."""
+    """Lifts with SLEIGH, Ghidra's processor language. SLEIGH describes all our architectures except s390x."""
 
     def __init__(self, program):
         import pypcode
@@ -213,7 +215,7 @@ class SleighLifter:
                 if name == "setISAMode":  # Arm: the program has no Thumb code
                     continue
             if architecture == "loong64" and listed.mnem.endswith(".d") and inputs[1:] == (Place("const", 0x1F, inputs[0].size),):
-                # SLEIGH cuts the distance of a shift of 64 bits to five bits; it has six
+                # SLEIGH keeps only five bits of the distance of a 64-bit shift. The processor uses six
                 # (LoongArch Reference Manual, volume 1, 2.2.1.11).
                 inputs = (inputs[0], Place("const", 0x3F, inputs[0].size))
             operations.append(Operation(operation.opcode.name, inputs, output or None, name))
@@ -231,8 +233,8 @@ def lifter_of(program):
 class Code:
     """The instructions that are reachable from the entry point by static control flow.
 
-    The instruction after a call is reachable only if the function can return. `found` has the targets of calls through a
-    register, which execution has found, as pairs of the call's and the function's address."""
+    The instruction after a call is reachable only if the function can return. `found` has the calls through a register
+    that execution has found so far, as pairs of the address of the call and the address of the function."""
 
     def __init__(self, program, lifter, found=frozenset()):
         self.program, self.lifter = program, lifter
@@ -267,7 +269,7 @@ class Code:
                 raise Violation("control flow", f"instructions overlap at {one.address:#x} and {two.address:#x}")
         self.size = sum(instruction.size for instruction in in_order)
         every = self.instructions.values()
-        #: Where paths can meet. States are compared there.
+        #: The addresses at which paths can meet. States are compared there.
         self.junctions = {program.entry} | self.indirect_targets
         self.junctions.update(*(i.targets | i.calls for i in every), (i.next for i in every if i.targets))
         #: Targets of backward jumps.
@@ -286,7 +288,7 @@ class Code:
 
     def _live_registers(self):
         """The live register bytes before each instruction. The executor forgets the others. Forgetting makes a state more
-        general, so it stays sound even if this were wrong."""
+        general, so the proof stays sound even if a live byte is missing here."""
         abi = self.program.architecture
         span = lambda name: set(range(self.lifter.registers[name][0], sum(self.lifter.registers[name])))
         reads, writes, successors = {}, {}, {}

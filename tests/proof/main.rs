@@ -1,17 +1,18 @@
 //! Proves what the bytes that ship can do, for every start stack and every result of every system call:
-//! docs/security.md says what exactly, and on what it rests.
+//! docs/security.md says exactly what is proved, and what the proof assumes.
 //!
-//! - `proved` is a test for each platform: the program keeps the contract, which is `spec.py`.
-//! - `refuted` is one for each mutant of `mutants.toml`. A proof that accepts a wrong program is worth nothing.
-//! - `compared` is one for each platform: what the proof believes that instructions do is what a processor does,
-//!   or qemu's emulation of it.
+//! - `proved` is a test for each platform: the program keeps the contract in `spec.py`.
+//! - `refuted` is a test for each mutant in `mutants.toml`: the proof rejects it. A proof that accepts a
+//!   wrong program is worth nothing. `control` is the opposite test: the unchanged program is proved.
+//! - `compared` is a test for each platform: the proof's model of each instruction agrees with a real
+//!   processor, or with qemu's emulation of one.
 //!
 //! This file starts the Python programs beside it, and prepares what they need:
 //!
-//! - `PODPAUSE_PROOF` is the environment that `ci/proof.sh` makes.
-//! - `PODPAUSE_PROGRAMS` is a folder with the programs, as `podpause-image` writes them. The program of this
-//!   machine's architecture is the one that cargo made with the tests.
-//! - `PODPAUSE_RUSTC` is a compiler for all platforms, for the mutants of other architectures.
+//! - `PODPAUSE_PROOF` is the folder of the Python virtual environment that `ci/proof.sh` creates.
+//! - `PODPAUSE_PROGRAMS` is a folder with the programs, as `podpause-image` writes them. For this machine's
+//!   architecture, the tests use the program that cargo builds with them instead.
+//! - `PODPAUSE_RUSTC` is a compiler that has all targets. The mutants of other architectures need it.
 //!
 //! A test that lacks something is skipped:
 //!
@@ -29,7 +30,7 @@ use libtest_mimic::{Arguments, Trial};
 use podpause::compile::{PLATFORMS, Platform, compile_source, write_source};
 use serde::Deserialize;
 
-/// It says what is proved, of which files, and how many mutants there are.
+/// This page lists what is proved, the digests of the files that it is proved of, and the number of mutants.
 const SECURITY: &str = include_str!("../../docs/security.md");
 
 /// A mutant may be larger than what ships.
@@ -38,7 +39,7 @@ const MUTANT_BUDGET_BYTES: usize = 4_096;
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if let Err(reason) = python("prove.py") {
-        // Once, instead of for each test.
+        // Reports the reason once, instead of for each test.
         return libtest_mimic::run(&arguments, vec![trial("all".into(), || Err(reason))])
             .exit_code();
     }
@@ -61,12 +62,12 @@ fn main() -> ExitCode {
     for mutant in mutants {
         trials.push(trial(format!("refuted::{}", mutant.name), || mutant.test()));
     }
-    trials.push(trial("refuted::unless_nothing_was_changed".into(), unchanged_is_proved));
+    trials.push(trial("control::unchanged_program_is_proved".into(), unchanged_is_proved));
     trials.push(trial("bad_input::has_a_clear_error".into(), bad_input));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// A test that may say why it cannot run.
+/// A test. If it returns an error, it is skipped for that reason.
 fn trial(name: String, test: impl FnOnce() -> Result<(), String> + Send + 'static) -> Trial {
     let shown = name.clone();
     Trial::test(name, move || {
@@ -79,7 +80,7 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
 }
 
-/// One of the Python programs.
+/// The command that runs one of the Python programs.
 fn python(program: &str) -> Result<Command, String> {
     let environment = variable("PODPAUSE_PROOF").ok_or(
         "PODPAUSE_PROOF is not set: run `ci/proof.sh target/proof`, then set it to that folder",
@@ -90,7 +91,7 @@ fn python(program: &str) -> Result<Command, String> {
     }
     let mut command = Command::new(python);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/proof");
-    // Nothing is written to the repository.
+    // `-B`: Python writes no bytecode to the repository.
     command.arg("-B").arg(folder.join(program));
     Ok(command)
 }
@@ -202,7 +203,7 @@ fn prove_changed(platform: &str, changes: &[Change]) -> Result<(Output, String),
     for Change { file, old, new } in changes {
         let path = folder.path().join(file);
         let source = fs::read_to_string(&path).unwrap();
-        assert_eq!(source.matches(old.as_str()).count(), 1, "how often {file} has: {old}");
+        assert_eq!(source.matches(old.as_str()).count(), 1, "{file} must contain this once: {old}");
         fs::write(path, source.replace(old.as_str(), new)).unwrap();
     }
     let program = folder.path().join("pause");
@@ -212,14 +213,14 @@ fn prove_changed(platform: &str, changes: &[Change]) -> Result<(Output, String),
     Ok(run(prove.arg(program)))
 }
 
-/// The control of the mutants: compiled in the same way, the program as it is is proved.
+/// The control for the mutants: the unchanged program, compiled in the same way, is proved.
 fn unchanged_is_proved() -> Result<(), String> {
     let (output, text) = prove_changed(&amd64(), &[])?;
     assert!(output.status.success(), "{text}");
     Ok(())
 }
 
-/// Each property has a mutant that breaks it, and docs/security.md has the text of each.
+/// Each property has a mutant that breaks it. docs/security.md has the text of each property.
 fn documented(counted: &str, broken: BTreeSet<String>) -> Result<(), String> {
     let (_, text) = run(python("prove.py")?.arg("--properties"));
     let properties: Vec<_> = text.lines().filter_map(|line| line.split_once(": ")).collect();
@@ -235,7 +236,7 @@ fn documented(counted: &str, broken: BTreeSet<String>) -> Result<(), String> {
     Ok(())
 }
 
-/// The operations on unknown values are those on numbers.
+/// Each operation gives the same result on a z3 bit vector as on a number.
 fn operations_agree() -> Result<(), String> {
     let (output, text) = run(&mut python("values.py")?);
     assert!(output.status.success() && text.contains("operations agree"), "{text}");
@@ -251,8 +252,8 @@ fn bad_input() -> Result<(), String> {
         ("empty", vec![], "not an ELF file"),
         ("text", b"#!/bin/sh\n".into(), "not an ELF file"),
         ("cut", pause[..40].into(), "the ELF header is cut off"),
-        ("shell", fs::read("/bin/sh").unwrap(), "not a pause: its segments are not"),
-        ("longer", [&pause[..], &[0]].concat(), "not a pause: its segments are not"),
+        ("shell", fs::read("/bin/sh").unwrap(), "not a pause program: its segments"),
+        ("longer", [&pause[..], &[0]].concat(), "not a pause program: its segments"),
         (
             "mips",
             [&pause[..machine.start], &[8, 0], &pause[machine.end..]].concat(),

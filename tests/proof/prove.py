@@ -1,9 +1,10 @@
-"""Proves that a program keeps the contract in spec.py, or prints a path on which it breaks it.
+"""Proves that a program keeps the contract in spec.py, or prints a path on which the program breaks it.
 
     prove.py PROGRAM...
     prove.py --properties
 
-The exit status is 0 if all were proved, 1 if one was refuted, and 2 if nothing can be said of one.
+The exit status is 0 if all programs were proved, 1 if one was refuted, and 2 if a file is not a program that can be
+proved or refuted.
 """
 
 import argparse
@@ -29,9 +30,11 @@ def prove(program):
         f"{program.architecture.name}: PROVED, {len(program.text):,} bytes, sha256 {hashlib.sha256(program.text).hexdigest()}",
         f"{len(exploration.edges):,} states, {executor.instructions:,} instructions executed, "
         f"{exploration.solver.asked:,} questions to the solver, {seconds:.1f} s, {mib} MiB",
-        f"{len(executor.executed)} of {len(code.instructions)} instructions are executed on some path; they have {code.size} bytes",
+        f"{len(executor.executed)} of {len(code.instructions)} reachable instructions are executed on some path; "
+        f"the reachable instructions have {code.size} bytes",
         f"loops at {', '.join(map(hex, sorted(exploration.loops)))}",
-        f"stack: {PAGE_END - executor.lowest_stack} bytes of the page; before that {-executor.lowest_start} below the start stack",
+        f"stack: at most {PAGE_END - executor.lowest_stack} bytes of the private page; "
+        f"before the switch to it, at most {-executor.lowest_start} bytes below the start stack",
         f"system calls: {'; '.join(calls)}",
     ])
 
@@ -60,14 +63,14 @@ def shown(value):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--properties", action="store_true", help="say what is proved, and no more")
-    parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="a pause, for any architecture of ours")
+    parser.add_argument("--properties", action="store_true", help="print the properties that are proved, and exit")
+    parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="a pause program for any supported architecture")
     arguments = parser.parse_args()
     if arguments.properties:
         print("\n".join(f"{name}: {text}" for name, text in PROPERTIES.items()))
         return 0
     if not arguments.programs:
-        parser.error("which program?")
+        parser.error("no PROGRAM is given")
     status = 0
     for path in arguments.programs:
         try:

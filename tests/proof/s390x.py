@@ -1,7 +1,8 @@
 """Lifts s390x, for which SLEIGH has no language.
 
-capstone decodes. What the instructions do stands here, for those that occur in our program (z/Architecture Principles of
-Operation, SA22-7832, chapter 7). The suite compares it with an emulator, instruction by instruction."""
+capstone decodes the instructions. This file defines what they do, for those that occur in our program (z/Architecture
+Principles of Operation, SA22-7832, chapter 7). The test `compared::s390x` compares this with qemu, one instruction at a
+time."""
 
 import re
 
@@ -11,9 +12,9 @@ from machine import TEXT, Instruction, Operation, Place, Violation
 REGISTERS = {f"r{number}": (8 * number, 8) for number in range(16)} | {"cc": (128, 1), "pm": (129, 1)}
 CC, PROGRAM_MASK = Place("register", 128, 1), Place("register", 129, 1)
 
-#: Conditions of jumps: which of the condition codes 0 to 3 they include, as a mask with code 0 highest.
+#: Conditions of jumps: the condition codes for which they jump, as a mask of four bits. The highest stands for code 0.
 MASKS = {"": 15, "e": 8, "ne": 7, "lh": 6, "nlh": 9, "l": 4, "nl": 11, "h": 2, "nh": 13, "he": 10, "le": 12}
-#: The same for jumps that compare: the operation, and whether it has its inputs the other way round.
+#: Conditions of instructions that compare and jump: the comparison, and whether its inputs are swapped.
 COMPARISONS = {
     "e": ("INT_EQUAL", False), "lh": ("INT_NOTEQUAL", False), "ne": ("INT_NOTEQUAL", False), "l": ("INT_SLESS", False),
     "h": ("INT_SLESS", True), "le": ("INT_SLESSEQUAL", False), "he": ("INT_SLESSEQUAL", True),
@@ -74,12 +75,12 @@ class _Builder:
     # Condition codes.
 
     def compare(self, one, two, less="INT_SLESS"):
-        """0 for equal, 1 for less, 2 for greater."""
+        """Sets the condition code: 0 for equal, 1 for less, 2 for greater."""
         greater = self.do("INT_LEFT", 1, self.do(less, 1, two, one), constant(1, 1))
         self.copy(CC, self.do("INT_ADD", 1, self.do(less, 1, one, two), greater))
 
     def calculate(self, code, overflow, to, one, two):
-        """Adds or subtracts. The condition code compares the result with zero; it is 3 after an overflow."""
+        """Adds or subtracts. The condition code compares the result with zero, or is 3 after an overflow."""
         has_overflown = self.do(overflow, 1, one, two)
         result = self.do(code, to.size, one, two)
         self.compare(result, constant(0, to.size))
@@ -238,7 +239,7 @@ class S390xLifter:
         elif match := re.fullmatch(r"c(g?)ib(\w+)", name):
             target = b.address(2)
             condition = _compare_and_jump(b, 8 if match[1] else 4, match[2])
-            b.go("CBRANCH", constant(2, 4), b.do("BOOL_NEGATE", 1, condition))  # over the next operation
+            b.go("CBRANCH", constant(2, 4), b.do("BOOL_NEGATE", 1, condition))  # skips the next operation
             b.go("RETURN", target)
         elif match := re.fullmatch(r"j(\w+)", name):
             b.go("CBRANCH", Place("ram", b.number(0), 8), b.condition(MASKS[match[1]]))

@@ -1,10 +1,11 @@
 """The contract: all that pause may do.
 
-It is written from README.md and docs/design.md, and knows nothing of the code. prove.py shows that the program keeps
-it on every path: for every start stack, and for every result of every system call.
+The contract is written from README.md and docs/design.md, not from the code. prove.py proves that the program keeps it
+on every path: for every start stack, and for every result of every system call.
 
-A *stage* is a point in the life of pause. It returns the system calls that are allowed there, with their arguments.
-What follows a call is a stage, or one for each kind of result. A result below zero is a negated errno.
+A *stage* is a point in the life of pause. Its function returns the system calls that are allowed there, with their
+arguments. A call names the stage that follows it, or one stage for each kind of result. A result below zero is a
+negated errno.
 """
 
 import tomllib
@@ -25,22 +26,44 @@ def package_version():
 #: What is proved. A violation names one of these.
 PROPERTIES = {
     "calls": "It makes only the system calls of the contract.",
-    "signals": "Before anything else it blocks the six signals and ignores SIGCHLD.",
+    "signals": (
+        "Unless it answers, it first blocks the six signals that it waits for, then ignores SIGCHLD. If either fails, it "
+        "exits."),
     "answers": "It answers the first argument that asks for the version or for help, and no other argument.",
-    "silence": "If it is not PID 1, it warns, unless an argument is `-P`; it becomes a child subreaper and goes to `/`.",
-    "name": "It copies its name, cut at 127 bytes, and tells the kernel where the copy is.",
-    "messages": "It writes each message for its reason, once, and only if poll says that the write does not block.",
-    "status": "Each exit status has its reason, and the program ends only by exit.",
-    "reaping": "Each time before it sleeps, it reaps until no child is left to reap.",
-    "memory": "It unmaps the start stack only after the name has moved, and unmaps nothing else.",
-    "descriptors": "It closes all descriptors above 2, as the last thing before it sleeps.",
-    "waiting": "It waits for the six signals. SIGTERM and SIGINT end it, an error ends it, anything else does not.",
-    "reads": "It reads only its text, its page, what it wrote, the start stack and the strings there (and up to six bytes behind one).",
-    "writes": "It writes only to its page, and below the start stack while that is its stack; data and stack do not meet.",
-    "released": "It uses nothing above the private page once that may be unmapped.",
-    "control flow": "It executes only instructions that its entry point leads to, returns where it was called, and stops only after exit.",
-    "stack": "The stack pointer stays in the upper half of the private page, or near the start stack.",
-    "termination": "It loops only over the start stack, over children that were reaped, and over waits.",
+    "not PID 1": (
+        "If it is not PID 1, and only then, it warns (unless an argument is `-P`), becomes a child subreaper and changes "
+        "its directory to `/`."),
+    "name": (
+        "It names its thread `pause`. It copies its name, cut at 127 bytes. The memory map that it gives the kernel points "
+        "to the copy, or has an empty name if there is no argument."),
+    "messages": (
+        "It writes each message at most once, only in the case that the message is for, and only after a ppoll with a "
+        "zero timeout has reported an event on stderr."),
+    "status": (
+        "It ends only through `exit`, with each status only in the case that the contract gives for it. It executes its "
+        "trap instruction only if `exit` fails."),
+    "reaping": (
+        "Before it waits for a signal, it calls wait4 until a call reaps no child. It skips this only if the wait before "
+        "has failed: after EINTR and, on 32-bit platforms, before the older call."),
+    "memory": (
+        "It unmaps only memory above the private page, and only after the kernel has accepted the new memory map."),
+    "descriptors": "It closes all descriptors above 2, as the last step before it waits for a signal.",
+    "waiting": (
+        "It waits for the six signals. SIGTERM, SIGINT and a failure other than EINTR end it. After another signal or "
+        "EINTR, it waits again."),
+    "reads": (
+        "It reads only its text, its private page, the start stack, the strings there (and up to six bytes past the end "
+        "of a string), and what it has written below the start stack."),
+    "writes": (
+        "It writes only to its private page and, while it runs on the start stack, to the 320 bytes below that. In the "
+        "private page, data stays in the lower half and the stack in the upper half."),
+    "released": "Once it has called munmap, it uses no memory above the private page.",
+    "control flow": (
+        "It executes only the instructions that static disassembly from its entry point finds, and each function returns "
+        "to its caller."),
+    "stack": "The stack pointer stays in the upper half of the private page, or within 320 bytes below the start stack.",
+    "termination": (
+        "Each iteration of an unbounded loop moves on along the start stack, reaps a child or waits for a signal."),
 }
 
 SIGINT, SIGPIPE, SIGTERM, SIGCHLD, SIGTTOU, SIGXFSZ = 2, 13, 15, 17, 22, 25
@@ -52,7 +75,7 @@ PR_SET_NAME, PR_SET_MM, PR_SET_MM_MAP, PR_SET_CHILD_SUBREAPER = 15, 35, 14, 36
 AT_EXECFN = 31
 STDOUT, STDERR = 1, 2
 
-#: Blocked from the beginning, and waited for.
+#: The signals that pause blocks first, and waits for.
 SIGNALS = [SIGINT, SIGTERM, SIGCHLD, SIGPIPE, SIGTTOU, SIGXFSZ]
 
 VERSION_LINE = b"pause %s\n" % package_version()
@@ -64,7 +87,7 @@ BY_SIGTERM = b"pause: SIGTERM 15\n"
 BY_SIGINT = b"pause: SIGINT   2\n"
 CANNOT_ANSWER, CANNOT_ARM, CANNOT_WAIT = 1, 2, 3
 
-#: The bytes of the name that are copied, without the zero.
+#: How many bytes of the name are copied at most, without the zero byte.
 NAME_MAX = 127
 
 
@@ -87,19 +110,19 @@ def looks_at_arguments(pause):
 
 
 def passes_argument(pause):
-    """pause goes on to the next argument, and has not answered."""
+    """Checks that pause may go on to the next argument without an answer to this one."""
     if pause.argument_may_be(HELP + VERSION):
-        raise Violation("answers", "goes past an argument that may ask for an answer")
+        raise Violation("answers", "goes past an argument that may ask for an answer, and has not answered it")
     if pause.argument_is(SILENCE):
         pause.state.is_silent = True
     elif not pause.state.is_silent and pause.argument_may_be(SILENCE):
-        raise Violation("silence", "goes past an argument that may ask for silence")
+        raise Violation("not PID 1", "goes past an argument that may be -P, and has not found out whether it is")
 
 
 def passes_all_arguments(pause):
-    """pause is about to use the private page."""
+    """Checks that pause has read all arguments. It is about to use the private page."""
     if pause.state.argument is None or not pause.state.must(pause.state.argument == 0):
-        raise Violation("answers", "has not looked at all arguments")
+        raise Violation("answers", "uses the private page before it has read all arguments")
 
 
 # In the private page.
@@ -120,22 +143,22 @@ def has_blocked_signals(pause):
         (otherwise, ends(CANNOT_HOLD, CANNOT_ARM))])]
 
 
-@stage("silence")
+@stage("not PID 1")
 def is_armed(pause):
     return [Call("getpid", then=[(lambda result: result == 1, names_thread()), (otherwise, is_not_pid_1())])]
 
 
-@stage("silence")
+@stage("not PID 1")
 def is_not_pid_1(pause):
     return (adopts_orphans() if pause.state.is_silent else says(NOT_PID_1, adopts_orphans())).calls(pause)
 
 
-@stage("silence")
+@stage("not PID 1")
 def adopts_orphans(pause):
     return [Call("prctl", PR_SET_CHILD_SUBREAPER, word(1), then=goes_to_root())]
 
 
-@stage("silence")
+@stage("not PID 1")
 def goes_to_root(pause):
     return [Call("chdir", pointer_to(b"/\0", "/"), then=names_thread())]
 
@@ -151,7 +174,8 @@ def is_named(pause):
         return reaps().calls(pause)
     if pause.word == 8:
         return [moves_name(memory_map(pause, 104), 104, reaps())]
-    # Of a 32-bit kernel: a shorter address of the auxiliary vector, and then what aligns an u64.
+    # A 32-bit kernel has a shorter struct, because the pointer to the auxiliary vector has four bytes. On Arm, padding
+    # follows that aligns the u64 fields.
     return [moves_name(memory_map(pause, 100), 104 if pause.name == "arm-v7" else 100, is_told_by_64_bit_kernel())]
 
 
@@ -196,7 +220,8 @@ def waits_by_older_call(pause):
 
 
 def is_refused(result):
-    """A 32-bit program makes the call that has 64-bit times; where the kernel does not know that, the older one."""
+    """A 32-bit program first makes the call that has 64-bit times. If this fails, but not with EINTR, it makes the older
+    call."""
     return z3.And(result < 0, result != -EINTR)
 
 
@@ -216,7 +241,7 @@ def ends(message, status):
 
 @stage("messages")
 def says(pause, message, following):
-    """The write of a message must not block. So pause asks ppoll first, and gives it no time."""
+    """The write of a message must not block. So pause first calls ppoll, with a timeout of zero."""
     if pause.word == 8:
         return [poll(pause, "ppoll", message, following)]
     older = says_by_older_call(message, following)
@@ -231,7 +256,7 @@ def says_by_older_call(pause, message, following):
 def poll(pause, name, message, following, *if_refused):
     stderr = pause.number(STDERR, 4) + pause.number(POLLOUT, 2)
     no_time = bytes(16 if name == "ppoll_time64" else 2 * pause.word)
-    return Call(name, pointer_to(stderr, "a pollfd of stderr"), word(1), pointer_to(no_time, "no time"), NULL,
+    return Call(name, pointer_to(stderr, "a pollfd of stderr"), word(1), pointer_to(no_time, "a timeout of zero"), NULL,
                 broken="messages", writes=(0, len(stderr), 2), then=[  # revents
         *if_refused,
         (lambda result: result > 0, writes(message, following)),
@@ -250,17 +275,18 @@ def exits(pause, status):
 
 @stage("status")
 def has_exited(pause):
-    """exit was denied: only the instruction that stops pause is left."""
+    """Only if exit was denied does pause get here. Then it may only execute its trap instruction."""
     return []
 
 
-#: Calls that may be made again and again: one sleeps, of the other each has reaped a child.
+#: Calls that pause may repeat without limit. After a wait4, it calls wait4 again only if it has reaped a child. The
+#: other calls sleep.
 REPEATED = {"wait4", "rt_sigtimedwait", "rt_sigtimedwait_time64"}
 
 
 # The name.
 
-#: struct prctl_mm_map, which is at the beginning of the page: addresses of 8 bytes each.
+#: The addresses in struct prctl_mm_map, 8 bytes each. The struct is at the start of the private page.
 FIELDS = ["start_code", "end_code", "start_data", "end_data", "start_brk", "brk", "start_stack", "arg_start", "arg_end",
           "env_start", "env_end"]
 
@@ -270,35 +296,37 @@ def map_field(pause, name):
 
 
 def name_is_copied(pause):
-    """Compares the copy of the first argument, and where the map says that it is.
+    """Checks that the first argument was copied correctly, and that the memory map points to the copy.
 
-    128 lengths are then one case: the copy is any bytes, with any end, and must not change any more."""
+    After that, the 128 possible lengths are one case: the copy may have any bytes and any length, but must not change
+    any more."""
     state, start, end = pause.state, map_field(pause, "arg_start"), map_field(pause, "arg_end")
     first, state.name = state.name, None
     if first is None or not (isinstance(start, int) and isinstance(end, int)):
-        raise Violation("name", "the name is not looked at")
+        raise Violation("name", "the name has not been copied")
     if start == end:
         if not state.must(first == 0):
-            raise Violation("name", "there is a first argument, and no copy of it")
+            raise Violation("name", "there may be a first argument, but there is no copy of it")
         return
     length = end - start - 1
     if not (PAGE <= start and start + NAME_MAX + 1 <= STACK_FLOOR and 0 <= length <= NAME_MAX):
-        raise Violation("name", f"the copy of the name is at {start:#x} to {end:#x}")
+        raise Violation("name", f"the memory map has the copy of the name at {start:#x} to {end:#x}")
     of_name = [symbol(f"{first.decl().name()}[{index}]", 8) for index in range(length + 1)]
     for index in range(length):
         byte = pause.field(start + index, 1)
         if isinstance(byte, int) or not byte.eq(of_name[index]) or not state.must(byte != 0):
-            raise Violation("name", f"byte {index} of the copy of the name")
+            raise Violation("name", f"byte {index} of the copy of the name may be wrong, or past the end of the name")
     rest = NAME_MAX + 1 - length
     if pause.content(start + length, rest) != bytes(rest):
-        raise Violation("name", "no zero behind the copy of the name")
+        raise Violation("name", "the copy of the name is not followed by zero bytes")
     if length < NAME_MAX and not state.must(of_name[length] == 0):
-        raise Violation("name", f"the copy of the name ends after {length} bytes, and the name may not")
+        raise Violation("name", f"the copy of the name ends after {length} bytes, but the name may be longer")
     state.copy_name(start, NAME_MAX + 1, PAGE + 8 * FIELDS.index("arg_end"))
 
 
 def memory_map(pause, size):
-    """The kernel shows the name at its new place; all else that it is told is an address of the text, or the page."""
+    """A memory map that has the copy as the name. `end_code` and `start_stack` are the start of the private page. All
+    other fields are one and the same address in the text. If there is no copy, so are the fields of the name."""
 
     def test(pause, value):
         fields = dict(zip(FIELDS, (pause.field(PAGE + 8 * index, 8) for index in range(len(FIELDS)))))
@@ -306,10 +334,11 @@ def memory_map(pause, size):
         text = fields["start_code"]
         if not pause.equal(value, PAGE) or not isinstance(text, int) or not TEXT <= text < PAGE:
             return False
-        if not pause.state.is_copied_name(start, end) and (start, end) != (text, text):
+        is_empty = pause.state.copied is None and (start, end) == (text, text)
+        if not is_empty and not pause.state.is_copied_name(start, end):
             return False
         is_page = {"end_code", "start_stack"}
-        # No auxiliary vector, whose address is as long as the kernel's, of size 0, and no file to execute.
+        # No auxiliary vector (a null pointer, as wide as the kernel's, and size 0) and no executable (exe_fd is -1).
         rest = bytes(size - 100 + 8) + b"\xff" * 4
         return (all(field == (PAGE if name in is_page else text) for name, field in fields.items())
                 and pause.content(PAGE + 88, len(rest)) == rest)
@@ -321,27 +350,28 @@ def memory_map(pause, size):
 
 
 def has_no_path(pause):
-    """Whether the auxiliary vector has no AT_EXECFN. pause must have found out."""
+    """Whether the auxiliary vector has no AT_EXECFN. It is a violation if pause has not read far enough to know."""
     key = pause.state.key
     if key is not None and pause.state.must(key == AT_EXECFN):
         return False
     if key is not None and pause.state.must(key == 0):
         return True
-    raise Violation("memory", "has not found AT_EXECFN, nor the end of the auxiliary vector")
+    raise Violation("memory", "has found neither AT_EXECFN nor the end of the auxiliary vector")
 
 
 def passes_pair(pause):
-    """pause goes on to the next pair of the auxiliary vector."""
+    """Checks that pause may go on to the next pair of the auxiliary vector."""
     if pause.state.may(pause.state.key == AT_EXECFN):
-        raise Violation("memory", "goes past what may be AT_EXECFN")
+        raise Violation("memory", "goes past a pair that may be AT_EXECFN")
 
 
 def to_end_of_memory():
-    """From the first page behind the private one to the end of memory, or to the last string of the start stack."""
+    """The distance from SHED, which is the first page after the private one if pages have 64 KiB, to the end of memory
+    or to the last string of the start stack."""
 
     def test(pause, value):
         if pause.state.abi.has_memory_end:
             return pause.equal(value, (1 << 47) - 2 * 4096 - SHED)
         return pause.state.value is not None and pause.equal(value, pause.state.value - SHED)
 
-    return Expected("the distance from there to the end of memory", test)
+    return Expected(f"the distance from {SHED:#x} to the end of memory", test)

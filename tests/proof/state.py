@@ -1,12 +1,12 @@
-"""A state of the program: registers, memory, what the path has learnt, and the place in the contract.
+"""A state of the program: registers, memory, what the path has learnt, and the stage of the contract.
 
-A state stands for all processes that fit it. Whatever it forgets makes it stand for more of them, so that
-forgetting never makes a proof wrong; it can only make it fail.
+A state stands for all processes that fit it. A state that forgets something stands for more processes. So forgetting
+can make a proof fail, but never makes it wrong.
 
-The start stack may be of any length. An address on it is a *cursor* plus a number: a cursor is an unknown
-address of which only the kind of word there is known. Where the program has moved on along the start stack,
-the cursor moves with it, and what is behind is forgotten. That makes the state after any number of arguments
-the same as the state after one: the inductive invariant that closes these loops."""
+The start stack may have any length. An address on it is a *cursor* plus a number. A cursor is an unknown address; only
+the kind of the word there is known. When the program moves on along the start stack, the cursor moves with it, and the
+words that the program has passed are forgotten. So the state after any number of arguments is the same as the state
+after one. This is the inductive invariant that closes these loops."""
 
 from typing import NamedTuple
 
@@ -20,20 +20,20 @@ from values import Bytes, constant_part, difference, normal, number_of, symbol, 
 COUNT, FIRST, ARGUMENT, VARIABLE, FIRST_KEY, KEY, VALUE = (
     "count", "first argument", "argument", "variable", "first key", "key", "value")
 STRINGS = (FIRST, ARGUMENT, VARIABLE)
-#: Bytes behind the terminator of a string on the start stack that can be read: see `Text` in src/start.rs.
+#: How many bytes after the terminator of a string on the start stack may be read: see `Text` in src/start.rs.
 BEHIND_STRING = 6
 #: How far below the stack pointer an ABI lets a function write (64-Bit ELF V2 ABI for Power, 2.2.2.4).
 RED_ZONE = 288
-#: How far below the start stack the program may use memory: on s390x two functions each leave 160 bytes to the one that
-#: they call (ELF ABI s390x supplement, 1.2.2).
+#: How far below the start stack the program may use memory. On s390x, each of two nested functions reserves 160 bytes
+#: for the function that it calls (ELF ABI s390x supplement, 1.2.2).
 START_DEPTH = 320
-#: Memory below the stack pointer: any bytes.
+#: A byte below the stack pointer. It may have any value.
 FORGOTTEN = (symbol("forgotten", 8), 0)
 
 
 class Cursor(NamedTuple):
-    """`base` is the address of a word of this kind. `words` are those that were read, by their distance from
-    there. `lowest` is the least distance of a live address from the base, in bytes, as the cursor was made."""
+    """`base` is the address of a word of this kind. `words` are the words that were read, by their distance from the
+    base, in words. `lowest` is the least distance of a live address from the base, in bytes, when the cursor was made."""
 
     kind: str
     base: z3.BitVecRef
@@ -42,7 +42,7 @@ class Cursor(NamedTuple):
 
 
 class Solver:
-    """Answers whether something is possible, each question once."""
+    """Answers whether an expression can hold. Asks z3 each question only once."""
 
     def __init__(self):
         self.asked, self.answers = 0, {}
@@ -50,7 +50,7 @@ class Solver:
     def is_possible(self, expression, constraints):
         """Whether an expression can hold under these constraints."""
         names, picked, todo = set(symbols_of(expression)), [], list(constraints)
-        while True:  # Constraints that share no unknown with it, not even by way of others, cannot matter.
+        while True:  # A constraint matters only if it shares an unknown, directly or through others.
             near = [c for c in todo if not names.isdisjoint(symbols_of(c))]
             if not near:
                 break
@@ -76,18 +76,19 @@ class State:
         self.address = code.program.entry
         self.registers, self.page, self.below = Bytes(), Bytes(), Bytes()
         start = symbol("start", self.bits)
-        #: What is known of unknowns, by the number of the expression.
+        #: Expressions that hold, by their number.
         self.constraints = {}
         self.cursors = {"start": Cursor(COUNT, start, {})}
-        #: How many bytes of a string are known not to be zero.
+        #: How many bytes at the start of each string are known not to be zero.
         self.prefixes = {}
-        #: Registers and words read at the last visit of each loop head: only `advance` uses it.
+        #: The registers, and the words read, at the last visit of each loop head. Only `advance` uses this.
         self.seen = {}
         self.stage, self.pending = stage, None  # see contract.py
         #: What the contract follows: the last argument, the name, the last key of the auxiliary vector and its value.
         self.argument = self.name = self.key = self.value = None
         self.is_answering, self.is_silent, self.is_released = True, False, False
         self.copied = None  # where the copy of the name is
+        self.callers = ()  # the addresses at which the callers continue, the innermost caller last
         self.trace = None
         self.assume(start != 0)
         self.set(self.abi.stack, start)
@@ -132,8 +133,8 @@ class State:
         return set().union(*map(symbols_of, expressions))
 
     def fresh(self, name, bits):
-        """An unknown that nothing else is called by. Its name says where it is from: so states that differ in
-        nothing but the way to them have the same names."""
+        """A new unknown, with a name that is not in use. The name says where the unknown comes from, so states that
+        differ only in the path that led to them use the same names."""
         held, chosen, version = self.held(), name, 0
         while chosen in held:
             version += 1
@@ -211,17 +212,19 @@ class State:
             raise Violation("writes", f"writes {size} bytes at {describe(name, distance)}")
         if self.is_released:
             raise Violation("released", f"writes the start stack after munmap: {describe(name, distance)}")
+        if isinstance(self.get(self.abi.stack), int):
+            raise Violation("writes", f"writes at {describe(name, distance)}, although its stack is in the private page")
         self.below.put(distance, size, value, self.abi.order)
 
     def environment(self):
-        """The address of the first variable: behind argc, so many arguments, and a null."""
+        """The address of the first environment variable, which follows argc, the arguments and a null."""
         start = self.cursors["start"]
         if 0 not in start.words:
             return None
         return normal(start.base + self.abi.word * start.words[0] + 2 * self.abi.word)
 
     def locate(self, address):
-        """What an address is relative to: the name of a cursor or of a string, and the distance from it."""
+        """What an address is relative to: the name of a cursor or of a string, and the distance from that, in bytes."""
         names = symbols_of(address)
         for name, cursor in self.cursors.items():
             if symbols_of(cursor.base) <= names:
@@ -239,11 +242,11 @@ class State:
                 distance = difference(address, symbol(name, self.bits))
                 if distance is not None:
                     return name, distance
-        raise Violation("control flow" if self.is_released else "reads", f"an address that is in no memory of its own: {address}")
+        raise Violation("control flow" if self.is_released else "reads", f"an address in no known memory: {address}")
 
     def read_string(self, name, distance, size):
         if not self.must(symbol(name, self.bits) != 0):
-            raise Violation("reads", f"reads a string where there may be none: {name}")
+            raise Violation("reads", f"reads a string, but the pointer to it may be null: {name}")
         known = self.prefixes.get(name, 0)
         while known < distance + size and self.must(symbol(f"{name}[{known}]", 8) != 0):
             known += 1
@@ -257,10 +260,11 @@ class State:
     # The start stack.
 
     def kind_at(self, cursor, index):
-        """The kind of the word so far from the base; None if that may be no word of the start stack."""
+        """The kind of the word at this distance from the base, in words. None if the program may not read it: it may lie
+        past the end of the start stack, or the program has passed it."""
         kind = cursor.kind
         if index < 0:
-            # The last pair that was passed: what is kept of it, and its value.
+            # Of the words before the base, only the value of the pair that was passed last may still be read.
             return VALUE if index == -1 and kind == KEY else None
         for at in range(index):
             of = at - 1 if kind == VALUE else at
@@ -285,7 +289,7 @@ class State:
         cursor = self.cursors[name]
         kind = self.kind_at(cursor, index)
         if kind is None:
-            raise Violation("reads", f"reads word {index} from {name}, which may be behind the end of the start stack")
+            raise Violation("reads", f"reads word {index} from {name}, which may be past the end of the start stack")
         if index not in cursor.words:
             prefix = "string" if kind in STRINGS else kind.split()[-1]
             if kind in (FIRST_KEY, KEY) and self.abi.word == 8:
@@ -299,22 +303,22 @@ class State:
         return cursor.words[index]
 
     def _follow(self, kind, words, index):
-        """Tells the contract where the program is. It has to go from one word to the next."""
+        """Tells the contract which word the program has read. The program has to read arguments and pairs in order."""
         pause, word = Pause(self), words[index]
         if kind in (FIRST, ARGUMENT) and self.is_answering:
             if kind == ARGUMENT:
                 if self.argument is None or not is_same(words.get(index - 1), self.argument):
-                    raise Violation("answers", "does not look at one argument after the other")
+                    raise Violation("answers", "does not read the arguments in order")
                 self.contract.passes_argument(pause)
             elif self.argument is not None:
-                raise Violation("answers", "looks at the first argument again")
+                raise Violation("answers", "reads the first argument again")
             self.argument = word
         elif kind == FIRST:
             self.name = word
         elif kind in (FIRST_KEY, KEY):
             if kind == KEY:
                 if self.key is None or not is_same(words.get(index - 2), self.key):
-                    raise Violation("memory", "does not look at one pair of the auxiliary vector after the other")
+                    raise Violation("memory", "does not read the pairs of the auxiliary vector in order")
                 self.contract.passes_pair(pause)
             self.key, self.value = word, None
         elif kind == VALUE and is_same(words.get(index - 1), self.key):
@@ -323,20 +327,20 @@ class State:
     # The copy of the name.
 
     def copy_name(self, at, size, end):
-        """The copy is there. From now on it is any bytes, with any end."""
+        """Records where the copy is. From here on, it may have any bytes and any length."""
         for index in range(size):
             self.page[at + index] = (symbol(f"name[{index}]", 8), 0)
         self.page.put(end, 8, symbol("name_end", 64), self.abi.order)
         self.copied = at, size
 
     def is_copied_name(self, start, end):
-        """Whether this is where the copy is, and it has not changed."""
+        """Whether the copy is here, and has not changed."""
         if self.copied is None or start != self.copied[0] or not is_same(end, symbol("name_end", 64)):
             return False
         return all(is_same(self.read_page(start + i, 1), symbol(f"name[{i}]", 8)) for i in range(self.copied[1]))
 
     def advance(self):
-        """Moves cursors on to where the program is. Returns `moved` if one did, `made` if one was made."""
+        """Moves the cursors along with the program. Returns `moved` if one moved, `made` if one was made, None otherwise."""
         what = None
         for name in list(self.cursors):
             if name != "start":
@@ -356,7 +360,7 @@ class State:
 
     def _move(self, name):
         cursor = self.cursors[name]
-        if name == "environment":  # not yet a cursor of its own
+        if name == "environment":  # `_leave_start` gives it a base of its own
             return None
         own = symbols_of(cursor.base)
         distances = [constant_part(e) for e in self._expressions() if own <= symbols_of(e) and e.size() == self.bits]
@@ -372,7 +376,7 @@ class State:
         return "moved"
 
     def _leave_start(self):
-        """An address above argc has no use for argc: it gets a cursor of its own."""
+        """Gives addresses above argc a cursor of their own, which no longer depends on argc."""
         word, made = self.abi.word, None
         start = self.cursors["start"]
         above = {}
@@ -399,7 +403,7 @@ class State:
         return "made"
 
     def _follow_index(self):
-        """A loop may count in a register, and add that to a cursor that stays. Then the sum is the cursor."""
+        """A loop may count in a register, and add the count to a cursor that does not move. Then the sum becomes a cursor."""
         numbers = {}
         for name in self.abi.registers:
             value = self.registers.take(*self.code.lifter.registers[name], lambda _: FORGOTTEN)
@@ -426,7 +430,7 @@ class State:
                 return "made"
         return None
 
-    # What makes states alike.
+    # Normalisation: states that stand for the same processes become equal.
 
     def substitute_whole(self, replacements):
         """Replaces whole values."""
@@ -438,13 +442,13 @@ class State:
                     bytes_[address] = value >> 8 * byte[1] & 255 if isinstance(value, int) else (value, byte[1])
 
     def substitute(self, replacements):
-        """Replaces unknowns by something else, in values."""
+        """Replaces unknowns within values."""
         pairs = list(replacements.items())
         names = set().union(*(symbols_of(old) for old, _ in pairs))
         self.substitute_whole({e: normal(z3.substitute(e, *pairs)) for e in self._expressions() if names & symbols_of(e)})
 
     def forget_dead(self):
-        """Forgets what can no longer matter."""
+        """Forgets dead registers and the memory below the stack pointer."""
         live = self.code.live[self.address]
         for byte in [b for b in self.registers if b not in live]:
             del self.registers[byte]
@@ -460,7 +464,7 @@ class State:
                 del self.below[distance]
 
     def forget_unused(self):
-        """Forgets unknowns that nothing refers to, and what was known of them."""
+        """Forgets the unknowns that nothing refers to, and what is known about them."""
         if self.is_released:
             self.key = self.value = None
         followed = [w for w in (self.argument, self.name, self.key, self.value) if w is not None]
@@ -516,7 +520,7 @@ class State:
         return (
             self.address, self.registers.key(), self.page.key(), self.below.key(), frozenset(self.constraints), cursors,
             self.stage, self.pending and self.pending.key(), number(self.argument), number(self.name), number(self.key), number(self.value),
-            self.is_answering, self.is_silent, self.is_released, self.copied,
+            self.is_answering, self.is_silent, self.is_released, self.copied, self.callers,
         )
 
 
@@ -525,7 +529,7 @@ def is_same(a, b):
 
 
 def shifted(words, by):
-    """Words by their distance from a base that has moved. The two before it are still of use."""
+    """Words by their distance from a base that has moved. The two words just before the new base are still needed."""
     return {index - by: word for index, word in words.items() if index - by >= -2}
 
 

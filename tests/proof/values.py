@@ -1,6 +1,7 @@
 """Values and P-code operations on them. A value is an integer, or a z3 bit vector if part of it is unknown.
 
-Each operation has an entry in two tables, one for integers and one for bit vectors. `check_operations` compares them."""
+Each operation is in a table for integers, and all but one also in a table for bit vectors. `check_operations` compares
+the tables."""
 
 import random
 
@@ -11,14 +12,14 @@ _symbols = {}
 
 
 def symbol(name, bits):
-    """The unknown with this name."""
+    """The unknown with this name, which has this many bits at its first use."""
     if name not in _symbols:
         _symbols[name] = z3.BitVec(name, bits)
     return _symbols[name]
 
 
 def number_of(expression):
-    """An identity that is equal for equal expressions. The expression is kept alive, because z3 reuses identities."""
+    """A number that is equal for equal expressions. The expression is kept alive, because z3 reuses these numbers."""
     try:
         return expression.number
     except AttributeError:
@@ -58,7 +59,7 @@ def normal(expression):
 
 
 def signed(value, bits):
-    """A number of so many bits in two's complement."""
+    """The signed number that this number of `bits` bits is in two's complement."""
     return value - (1 << bits) if value >> (bits - 1) & 1 else value
 
 
@@ -78,12 +79,13 @@ _differences = {}
 
 
 def difference(a, b):
-    """a - b as a signed number, or None if that depends on unknowns."""
+    """a - b as a signed number, or None if the difference depends on unknowns."""
     key = number_of(a), number_of(b)
     if key not in _differences:
         rest = z3.simplify(a - b)
         if not z3.is_bv_value(rest) and symbols_of(a) == symbols_of(b):
-            # If it is constant, it equals its value for zeros. z3 cannot always simplify it, so ask the solver.
+            # If the difference is constant, it equals its value with all unknowns set to 0. z3 cannot always simplify
+            # it, so ask the solver.
             at_zero = z3.BitVecVal(constant_part(rest), rest.size())
             solver = z3.SimpleSolver()
             solver.add(rest != at_zero)
@@ -133,7 +135,7 @@ NUMBERS = {
 
 
 def _shift_left(a, b, n, m):
-    # As a multiplication, which z3 simplifies better within sums.
+    # z3 simplifies a multiplication within a sum better than a shift.
     return a * z3.BitVecVal(1 << b.as_long(), m) if z3.is_bv_value(b) else a << b
 
 
@@ -150,7 +152,7 @@ def _leading_zeros(a, n, m):
     return count
 
 
-# The same operations on bit vectors. A missing operation gives an unknown.
+# The same operations on bit vectors. The result of an operation that is missing here is unknown.
 VECTORS = {
     "COPY": lambda a, n, m: a,
     "INT_ADD": lambda a, b, n, m: a + b,
@@ -186,7 +188,7 @@ SHIFTS = {"INT_LEFT", "INT_RIGHT", "INT_SRIGHT"}
 
 
 def operate(code, values, sizes, size):
-    """The result of an operation on values of so many bytes, in `size` bytes; None if it is unknown."""
+    """The result, of `size` bytes, of an operation on values of `sizes` bytes. None if the result is unknown."""
     n, m = 8 * sizes[0], 8 * size
     if all(isinstance(value, int) for value in values):
         return int(NUMBERS[code](*values, n, m)) & ((1 << m) - 1)
@@ -196,7 +198,7 @@ def operate(code, values, sizes, size):
         if code not in NUMBERS:
             raise KeyError(code)
         return None
-    # The second input of a shift may be of another size.
+    # The second input of a shift may have another size than the first.
     bits = [n if code in SHIFTS else 8 * s for s in sizes]
     if code in SHIFTS and sizes[1] != sizes[0]:
         if not isinstance(values[1], int):
@@ -229,12 +231,12 @@ def check_operations(rounds=200):
                 result = z3.If(result, z3.BitVecVal(1, m), z3.BitVecVal(0, m))
             result = z3.simplify(result).as_long()
             if result != expected:
-                raise ArithmeticError(f"{code} of {values} in {n} bits is {expected}, and z3 says {result}")
+                raise ArithmeticError(f"{code} of {values} in {n} bits is {expected}, but z3 says {result}")
     print(f"{len(VECTORS)} operations agree on {rounds} inputs each")
 
 
 class Bytes(dict):
-    """Bytes by address: each a number, or a pair of a bit vector and the index of the byte in it."""
+    """Bytes by address. Each byte is a number, or a pair of a bit vector and the index of the byte in that vector."""
 
     def put(self, address, size, value, order="little"):
         for index in range(size):
@@ -242,12 +244,12 @@ class Bytes(dict):
             self[place] = value >> 8 * index & 255 if isinstance(value, int) else (value, index)
 
     def take(self, address, size, missing, order="little"):
-        """The value of so many bytes. `missing` says what is at an address where nothing was put."""
+        """The value of `size` bytes. `missing` gives the byte at an address where none was put."""
         found = [self[a] if a in self else missing(a) for a in range(address, address + size)]
         return joined(found if order == "little" else found[::-1])
 
     def expressions(self):
-        """All bit vectors in it, each once."""
+        """All bit vectors that bytes refer to, each once."""
         return {number_of(v[0]): v[0] for v in self.values() if not isinstance(v, int)}.values()
 
     def key(self):
@@ -255,7 +257,7 @@ class Bytes(dict):
 
 
 def joined(found):
-    """The value that these bytes make, the lowest first."""
+    """The value of these bytes, of which the first is the least significant."""
     if all(isinstance(byte, int) for byte in found):
         return sum(byte << 8 * index for index, byte in enumerate(found))
     if not isinstance(found[0], int):

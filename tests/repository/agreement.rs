@@ -1,4 +1,4 @@
-//! Some files have to repeat a fact that is defined elsewhere. They agree with the definition.
+//! Some files have to repeat a fact that is defined elsewhere. These tests compare them with the definition.
 
 use std::fs;
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use common::report::skip;
 use common::root;
 
-/// What groff(1) says of a page, or nothing where there is no groff.
+/// The warnings of groff(1) for a page, or `None` if there is no groff.
 fn warnings(page: &Path) -> Option<String> {
     let arguments = ["-man", "-Tutf8", "-ww", "-z"];
     let output = Command::new("groff").args(arguments).arg(page).output().ok()?;
@@ -19,7 +19,7 @@ fn renders_without_a_warning() {
     let page = root().join("docs/pause.1");
     let Some(said) = warnings(&page) else { skip!("groff", "there is no groff") };
     assert_eq!(said, "");
-    // It would be said.
+    // The negative control: groff warns of an unknown macro.
     let folder = tempfile::tempdir().unwrap();
     let wrong = folder.path().join("pause.1");
     fs::write(&wrong, fs::read_to_string(page).unwrap() + ".NOTHING\n").unwrap();

@@ -1,4 +1,4 @@
-//! The published packages: their files, and that an installed package works.
+//! Checks which files the published packages contain, and that an installed package works.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,8 @@ use cargo_metadata::MetadataCommand;
 use common::report::skip;
 use common::root;
 
-/// What cargo says, without a network; or why it cannot, which is not what is tested here.
+/// Runs cargo offline, and returns its stdout. The error says why cargo cannot run here (it cannot be
+/// executed, or a dependency was not fetched), and the test is then skipped.
 fn cargo(arguments: &[&str]) -> Result<String, String> {
     let target = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO"));
@@ -29,17 +30,17 @@ fn files_in(folder: &str) -> BTreeSet<String> {
     files.map(|path| format!("{folder}/{}", path.display())).collect()
 }
 
-/// What every package has: the manifest and the lock as they are here and as cargo writes them, and
-/// what is to be read.
+/// The files that every package has: the lock file, the manifest as cargo rewrites it and as it is here
+/// (`Cargo.toml.orig`), the README and the licences.
 fn common() -> BTreeSet<String> {
     let files = ["Cargo.lock", "Cargo.toml", "Cargo.toml.orig", "README.md"];
     let licences = ["LICENSE-APACHE", "LICENSE-MIT"];
     files.into_iter().chain(licences).map(str::to_owned).collect()
 }
 
-/// Asserts that the package has these files and no other, but for what cargo adds from git.
+/// Asserts that the package has exactly these files, and possibly `.cargo_vcs_info.json`, which cargo adds.
 fn assert_has(package: &str, expected: BTreeSet<String>) {
-    // What is not committed yet will be published, too.
+    // Files that are not committed yet count, too: they will be published once they are.
     let list = match cargo(&["package", "--list", "--allow-dirty", "--package", package]) {
         Ok(list) => list,
         Err(error) => skip!("packages", "{package}: {error}"),
@@ -54,7 +55,8 @@ fn assert_has(package: &str, expected: BTreeSet<String>) {
     );
 }
 
-/// All that builds and describes it. The tests and the benchmark use a crate that is not published.
+/// It has what builds and describes it, but not the tests and the benchmark, which use a crate that is not
+/// published.
 #[test]
 fn podpause_has_the_right_files() {
     let mut expected = common();
@@ -62,12 +64,13 @@ fn podpause_has_the_right_files() {
     for folder in ["src", "link", "examples", "docs"] {
         expected.extend(files_in(folder));
     }
-    // A workspace of its own.
+    // This example is a package of its own, which cargo leaves out.
     expected.retain(|path| !path.starts_with("examples/libcontainer/"));
     assert_has("podpause", expected);
 }
 
-/// Its source, that of the module for Go, and no tests. The source of the program is in the library.
+/// It has its own source and that of the Go module, but no tests. The source of pause is in the package
+/// podpause.
 #[test]
 fn podpause_image_has_the_right_files() {
     let mut expected = common();
@@ -76,7 +79,7 @@ fn podpause_image_has_the_right_files() {
     assert_has("podpause-image", expected);
 }
 
-/// Its source. The tests use a crate that is not published.
+/// It has its source, but not the tests, which use a crate that is not published.
 #[test]
 fn pod_overhead_has_the_right_files() {
     let mut expected = common();
@@ -104,12 +107,12 @@ fn all_have_one_version() {
     assert_eq!(words.collect::<BTreeSet<_>>(), expected.into());
 }
 
-/// `cargo install` gives one program, which is the library's and works.
+/// `cargo install` installs one program. It works, and is identical to the library's `ELF`.
 #[test]
 fn installed_pause_works() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().to_str().unwrap();
-    // The profile of development is quicker, and gives the same bytes.
+    // A debug build is quicker, and contains the same bytes of pause.
     let arguments = ["install", "--quiet", "--debug", "--locked", "--path", ".", "--root", root];
     if let Err(error) = cargo(&arguments) {
         skip!("packages", "{error}");

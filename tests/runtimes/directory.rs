@@ -1,4 +1,4 @@
-//! bubblewrap, systemd-nspawn and LXC: they run pause from a directory, without an image.
+//! pause under bubblewrap, systemd-nspawn and LXC, which run it from a directory, without an image.
 
 use common::cage::{Cage, Job, TERMINATED, find};
 use common::wait::until;
@@ -7,14 +7,15 @@ use common::wait::until;
 const ROOT: &str = "/run/root";
 const ORPHANS: usize = 50;
 
-/// How one of them is used, in a cage.
+/// How to use one of these container managers in a cage.
 struct Manager {
     programs: &'static [&'static str],
     /// Starts `ROOT` with the program that follows, as PID 1.
     start: &'static [&'static str],
-    /// Stops it, where that is not a signal to the manager.
+    /// The command that stops the container. Without one, the test sends SIGTERM to the manager.
     stop: Option<&'static [&'static str]>,
-    /// What of its namespaces decides whether pause may trace a process.
+    /// The options of nsenter: the namespaces that a process must join so that pause adopts its orphans
+    /// and may trace them.
     enter: &'static [&'static str],
 }
 
@@ -32,7 +33,7 @@ const BUBBLEWRAP: Manager = Manager {
         "--dev",
         "/dev",
     ],
-    // Its own process only waits, and a signal would end that alone.
+    // The bwrap process outside the container only waits. A signal to it would end it, but not pause.
     stop: Some(&["pkill", "-TERM", "-f", "^/pause"]),
     enter: &["--pid", "--user"],
 };
@@ -55,7 +56,7 @@ const NSPAWN: Manager = Manager {
     enter: &["--pid"],
 };
 
-/// The lines of its configuration are those of docs/lxc.md.
+/// Its configuration comes from docs/lxc.md.
 const LXC: Manager = Manager {
     programs: &["lxc-start", "lxc-stop"],
     start: &[
@@ -89,7 +90,7 @@ const LXC_CONFIG: &str = "/run/lxc/pod/config";
 struct Container<'c> {
     cage: &'c Cage,
     job: Job,
-    /// PID 1 of the container, by its number in the cage.
+    /// The PID, in the cage, of the container's PID 1.
     pid: i32,
     enter: &'static [&'static str],
 }
@@ -110,7 +111,7 @@ impl Manager {
         Some(cage)
     }
 
-    /// Starts a container with this program, and waits until it is there.
+    /// Starts a container with this program, and waits until the program runs.
     fn run<'c>(&self, cage: &'c Cage, program: &[&str]) -> Container<'c> {
         let words = [self.start, program].concat();
         let mut job = cage.start(&words, "/run/output", "/run/errors");
@@ -130,7 +131,7 @@ impl Manager {
 }
 
 impl Container<'_> {
-    /// Makes orphans in the container, without capabilities, and fails unless all of them were made.
+    /// Makes orphans without capabilities in the container, and fails unless all of them were made.
     fn make_orphans(&self, kind: &str) {
         let (target, count) = (self.pid.to_string(), ORPHANS.to_string());
         let enter = [&["nsenter", "--target", &target], self.enter].concat();
@@ -144,7 +145,7 @@ impl Container<'_> {
     }
 }
 
-/// Pause is PID 1, holds, reaps and ends.
+/// Checks that pause is PID 1, holds the container, reaps orphans, and exits when it is stopped.
 fn holds_reaps_and_ends(what: &str, manager: &Manager) {
     let Some(cage) = manager.cage(what) else { return };
     let mut pause = manager.run(&cage, &["/pause"]);
@@ -166,7 +167,7 @@ fn holds_reaps_and_ends(what: &str, manager: &Manager) {
     assert!(end.success() && said.contains(TERMINATED.trim_end()), "{end}: {said}");
     drop(pause);
 
-    // A first process that does not reap: the zombies stay. This shows that the check can fail.
+    // The negative control: under a PID 1 that does not reap, the zombies stay.
     let sleeper = manager.run(&cage, &["/busybox", "sleep", "1000000"]);
     sleeper.make_orphans("ordinary");
     until("all the zombies are there", || sleeper.zombies() == ORPHANS);
@@ -187,7 +188,7 @@ fn lxc() {
     holds_reaps_and_ends("lxc", &LXC);
 }
 
-/// LXC sends SIGPWR to end a container unless it is told otherwise, and pause does not wait for that.
+/// LXC sends SIGPWR to stop a container unless it is configured otherwise, and SIGPWR does not end pause.
 #[test]
 fn lxc_needs_the_setting() {
     let Some(cage) = LXC.cage("lxc") else { return };

@@ -10,7 +10,7 @@ use crate::seccomp;
 
 /// dockerd in a cage, with the containerd that it starts itself.
 struct Docker {
-    // Dropped before the cage, in which it runs.
+    // The daemon runs in the cage, so it is dropped before the cage.
     _daemon: Job,
     cage: Cage,
 }
@@ -58,7 +58,8 @@ impl Docker {
         self.state(container)["Pid"].as_i64().unwrap() as i32
     }
 
-    /// Stops a container that ends by SIGTERM, and so takes no grace period.
+    /// Stops a container. Checks that it exits on SIGTERM, and that it has logged `messages`. After the
+    /// grace period, SIGKILL would end it with another status.
     fn stop(&self, container: &str, messages: &str) {
         self.run(&["stop", "--time", "50", container]);
         assert_eq!(self.state(container)["ExitCode"], 0);
@@ -66,9 +67,10 @@ impl Docker {
         assert_eq!(String::from_utf8_lossy(&logs.stderr), messages);
     }
 
-    /// A pod around this image, whose process is the first in it, and says this when it ends.
+    /// Makes a pod around this image. Checks that its first process is `first`, and that it logs `messages`
+    /// when it is stopped.
     fn has_a_pod(&self, image: &str, first: &str, messages: &str) {
-        // As the page says.
+        // The commands come from docs/docker.md.
         let page = snippet("docker.md", "sh", "shareable").replace(PAUSE, image);
         let commands = page.lines().map(|line| line.strip_prefix("docker ").unwrap().split(' '));
         let commands: Vec<Vec<_>> = commands.map(Iterator::collect).collect();
@@ -86,7 +88,7 @@ impl Docker {
             ps.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>()).collect();
         assert_eq!(rows[0].join(" "), first);
         assert_eq!(rows.iter().filter(|row| row[2..] == ["sleep", "1000"]).count(), 2, "{ps}");
-        // They share what is in shared memory, and the network.
+        // They share /dev/shm and the network.
         self.exec("one", "touch /dev/shm/shared");
         assert_eq!(self.exec("two", "ls /dev/shm"), "shared\n");
         for kind in ["ipc", "net", "pid"] {
@@ -114,7 +116,7 @@ const DOCKER: [&str; 3] = ["docker", "--host", SOCKET];
 fn containers_join_pause() {
     let Some(docker) = Docker::new() else { return };
     docker.has_a_pod(PAUSE, "1 65535 /pause", TERMINATED);
-    // The same with a peer, which shows whose fault a failure is.
+    // The same with a peer, as a control: if this fails, too, pause is not at fault.
     docker.has_a_pod(images::CATATONIT, "1 0 /catatonit -P", "");
 }
 
@@ -123,13 +125,14 @@ fn pause_runs_with_other_options() {
     let Some(docker) = Docker::new() else { return };
     let version = format!("pause {}\n", env!("CARGO_PKG_VERSION"));
     for options in [&[][..], &["--user", "999"], &["--read-only", "--cap-drop", "ALL"]] {
-        // From the log: `docker run` itself may lose the output of a container that ends before it is attached.
+        // `docker run` may lose the output of a container that ends before docker is attached to it, so
+        // this reads the log.
         docker.run(&[&["run", "--detach", "--name", "version"], options, &[PAUSE, "-v"]].concat());
         assert_eq!(docker.run(&["wait", "version"]), "0\n");
         assert_eq!(docker.run(&["logs", "version"]), version);
         docker.run(&["rm", "version"]);
     }
-    // Under our profile, as PID 1 and not.
+    // Under our seccomp profile, once as PID 1 and once not.
     docker.cage.write("/run/seccomp.json", seccomp::shipped().to_string());
     let seccomp = "seccomp=/run/seccomp.json";
     let run = ["run", "--detach", "--security-opt", seccomp, "--name"];
@@ -141,7 +144,7 @@ fn pause_runs_with_other_options() {
         [&run[..], &["none", "--network", "none", "--security-opt", "no-new-privileges", PAUSE]];
     docker.run(&run.concat());
     docker.stop("none", TERMINATED);
-    // The profile is in force: nothing else starts under it.
+    // The negative control: the profile is in force, because busybox does not start under it.
     let shell = ["run", "--rm", "--security-opt", seccomp, BUSYBOX, "ls"];
     assert!(!docker.cage.output(&[&DOCKER[..], &shell].concat()).status.success());
 }

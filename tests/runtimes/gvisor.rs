@@ -7,7 +7,8 @@ use common::report::skip;
 use common::wait::until;
 use serde_json::{Value, json};
 
-/// The runtime, with what a cage lacks: it has cgroups and a network of its own.
+/// runsc, with its options: it uses no cgroups and no network in the cage, and applies the seccomp profile
+/// of the configuration.
 const RUNSC: [&str; 5] =
     ["runsc", "--root=/run/runsc", "--network=none", "--ignore-cgroups", "--oci-seccomp"];
 
@@ -16,7 +17,7 @@ struct Gvisor {
     cage: Cage,
 }
 
-/// Skips the test where gVisor cannot run a container.
+/// Skips the test if gVisor cannot run a container here.
 macro_rules! gvisor {
     () => {
         match Gvisor::new() {
@@ -30,7 +31,8 @@ macro_rules! gvisor {
 impl Gvisor {
     fn new() -> Option<Result<Self, String>> {
         let gvisor = Self { cage: Cage::new("gvisor", &["runsc", "busybox"])? };
-        // Some builds panic as soon as a container forks: they know an older Go than they are built with.
+        // Some builds panic as soon as a container forks, because they were built with a newer Go than they
+        // support.
         let (mut job, output) =
             gvisor.spawn("control", &["/busybox", "sh", "-c", "/busybox true; exit 7"], &json!({}));
         let status = job.end().code();
@@ -46,7 +48,7 @@ impl Gvisor {
         }
     }
 
-    /// Starts a container. What it prints goes to the file that is returned.
+    /// Starts a container. Returns its job, and the file that its output goes to.
     fn spawn(&self, id: &str, arguments: &[&str], linux: &Value) -> (Job, String) {
         let folder = format!("/run/bundles/{id}");
         let write =
@@ -130,12 +132,12 @@ impl Container<'_> {
         self.try_exec(words).unwrap_or_else(|| panic!("{words:?} fails in {}", self.id))
     }
 
-    /// The states of all processes that PID 1 is the parent of.
+    /// The states of all children of PID 1.
     fn children(&self) -> Vec<char> {
         let script = "for stat in /proc/[0-9]*/stat; do /busybox cat $stat; done 2>/dev/null";
         let stats = self.exec(&["/busybox", "sh", "-c", script]);
         let states = stats.lines().filter_map(|stat| {
-            // The name of the process is in parentheses, and may have anything in it.
+            // The name of the process is in parentheses, and may contain any character.
             let mut fields = stat.rsplit_once(") ")?.1.split(' ');
             let state = fields.next()?.chars().next()?;
             (fields.next()? == "1").then_some(state)
@@ -172,7 +174,7 @@ fn holds_and_ends_on_sigterm() {
     let ps = pause.exec(&["/busybox", "ps", "-o", "pid,user,args"]);
     let first = ps.lines().nth(1).unwrap_or_default().split_whitespace().collect::<Vec<_>>();
     assert_eq!(first, ["1", "65535", "/pause"], "{ps}");
-    // The sentry does not know PR_SET_MM_MAP, so pause keeps its start stack.
+    // gVisor's kernel does not support PR_SET_MM_MAP, so pause keeps its start stack.
     let maps = pause.exec(&["/busybox", "cat", "/proc/1/maps"]);
     assert!(maps.contains("[stack]"), "{maps}");
     pause.terminate();
@@ -199,7 +201,7 @@ fn leaves_no_zombie() {
         until("no orphan is left", || pause.zombies() == 0);
     }
     pause.terminate();
-    // A first process that does not reap: the zombies stay. This shows that the check can fail.
+    // The negative control: under a PID 1 that does not reap, the zombies stay.
     let sleeper = gvisor.start("sleeper", &["/busybox", "sleep", "1000000"], &json!({}), "busybox");
     sleeper.make_orphans("ordinary");
     until("all the zombies are there", || sleeper.zombies() == ORPHANS);
@@ -216,7 +218,7 @@ fn closes_leaked_descriptors() {
         pause.exec(&list).split_whitespace().eq(["0", "1", "2"])
     });
     pause.terminate();
-    // A first process that closes nothing has it.
+    // The negative control: a first process that closes nothing still has descriptor 9.
     let script = "exec 9</proc/version; exec /busybox sleep 1000000";
     let sleeper = gvisor.start("sleeper", &["/busybox", "sh", "-c", script], &json!({}), "busybox");
     until("the shell has become the sleeper", || {
@@ -232,7 +234,7 @@ fn holds_under_the_minimal_seccomp_profile() {
     let profile = fs::read_to_string(common::root().join("docs/seccomp.json")).unwrap();
     let profile: Value = serde_json::from_str(&profile).unwrap();
     let linux = json!({ "seccomp": profile });
-    // The profile is in effect: uname(2) is not in it.
+    // The profile is in effect: it does not allow uname(2), and busybox's uname fails.
     let arguments = ["/busybox", "uname"];
     let (mut job, _) = gvisor.spawn("confined", &arguments, &linux);
     assert_ne!(job.end().code(), Some(0));
@@ -240,7 +242,7 @@ fn holds_under_the_minimal_seccomp_profile() {
     assert_eq!(job.end().code(), Some(0));
     let (job, output) = gvisor.spawn("pause", &["/pause"], &linux);
     let mut pause = Container { gvisor: &gvisor, id: "pause", job, output };
-    // Nothing else can be executed in there.
+    // `exec` cannot show that pause runs, because the profile does not allow busybox's calls.
     let state = [&RUNSC[..], &["state", "pause"]].concat();
     until("the container runs", || {
         assert!(!pause.job.has_ended(), "{}", pause.said());

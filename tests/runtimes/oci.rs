@@ -1,4 +1,4 @@
-//! runc, crun and youki with an OCI bundle, as the engines above them use it.
+//! pause under runc, crun and youki, from an OCI bundle, as container engines call them.
 
 use std::fs;
 use std::io::Write;
@@ -29,7 +29,8 @@ macro_rules! test_each_runtime {
 
 pub(crate) use test_each_runtime;
 
-// youki is not in Debian, and takes no seccomp profile without a library of C.
+// The seccomp tests leave youki out: `.ci/run` builds it without seccomp, which needs the C library
+// libseccomp.
 test_each_runtime! { @ youki
     pause_ends_on_sigterm
     bundle_settings_take_effect
@@ -59,13 +60,13 @@ pub struct Runtime {
 impl Runtime {
     pub fn new(name: &'static str) -> Option<Self> {
         let cage = Cage::new(name, &[name])?;
-        // youki would log among what the container says.
+        // youki would write its log into the output of the container.
         cage.write("/run/quiet/youki", "#!/bin/sh\nexec youki --log /run/youki.log \"$@\"\n");
         let program = if name == "youki" { "/run/quiet/youki" } else { name };
         Some(Self { cage, program })
     }
 
-    /// Runs a command of the runtime's that has to succeed, and returns what it says.
+    /// Runs a command of the runtime, and returns its output. The command has to succeed.
     fn run(&self, words: &[&str]) -> String {
         self.cage.run(&[&[self.program], words].concat())
     }
@@ -75,14 +76,14 @@ impl Runtime {
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Body {
     Pause,
-    /// The peer: podman's pause.
+    /// A peer: the program that podman uses as its pause.
     Catatonit,
     /// A PID 1 that only sleeps.
     Sleep,
 }
 
 impl Body {
-    /// Those that are there to compare with: pause is always there.
+    /// pause, and the peers whose programs are installed.
     fn all() -> Vec<Self> {
         let peers = [(Self::Catatonit, "catatonit"), (Self::Sleep, "busybox")];
         let found = peers.into_iter().filter(|peer| find(peer.1).is_some());
@@ -105,7 +106,7 @@ impl Body {
         }
     }
 
-    /// Whether this is the status of the body when it is ready for anything.
+    /// Whether this `/proc/PID/status` shows that the body has finished starting.
     fn is_ready(self, status: &str) -> bool {
         let name = self.arguments()[0].strip_prefix('/').unwrap();
         let set = |name| u64::from_str_radix(field(status, name), 16).unwrap_or(0);
@@ -113,7 +114,8 @@ impl Body {
         field(status, "Name") == name
             && field(status, "State").starts_with('S')
             && match self {
-                // It waits for each signal that it blocks, so none is blocked meanwhile; SIGCHLD is ignored.
+                // pause waits in rt_sigtimedwait(2) for every signal that it blocks. The kernel unblocks
+                // these during the wait, so it shows none as blocked. pause ignores SIGCHLD.
                 Self::Pause => blocked == 0 && ignored & 1 << 16 != 0,
                 Self::Catatonit => blocked != 0,
                 Self::Sleep => true,
@@ -127,18 +129,18 @@ pub fn field<'a>(status: &'a str, name: &str) -> &'a str {
     lines.filter(|line| line.0 == name).map(|line| line.1.trim()).next().unwrap_or_default()
 }
 
-/// An OCI bundle, to be written and run.
+/// An OCI bundle that is not yet written.
 pub struct Bundle {
     pub body: Body,
     pub config: Value,
     pub with_busybox: bool,
-    /// The runtime passes a descriptor on that is not one of the first three.
+    /// Whether the runtime passes descriptor 3 on to the container.
     pub with_descriptor: bool,
 }
 
 impl Bundle {
-    /// A sandbox as Kubernetes has it at its strictest: namespaces of its own, an unprivileged user,
-    /// no capability, and a read-only root that is empty but for the program.
+    /// A strictly confined sandbox, like those of Kubernetes: it has its own namespaces, an unprivileged
+    /// user, no capabilities, and a read-only root that contains only the program.
     pub fn new(body: Body) -> Self {
         let namespaces = ["pid", "network", "ipc", "uts", "mount", "cgroup"];
         let namespaces = namespaces.map(|kind| json!({ "type": kind }));
@@ -150,9 +152,9 @@ impl Bundle {
                 "user": { "uid": 65535, "gid": 65535 },
                 "args": body.arguments(),
                 "cwd": "/",
-                // youki wants it.
+                // youki requires it.
                 "env": ["PATH=/"],
-                // To runc 1.3, to say nothing of the bounding set means to leave it as it is.
+                // If the configuration does not mention the bounding set, runc 1.3 leaves it as it is.
                 "capabilities": { "bounding": [] },
                 "noNewPrivileges": true,
             },
@@ -177,7 +179,8 @@ impl Bundle {
         if self.with_busybox {
             write("rootfs/busybox", &Body::Sleep.program());
         }
-        // Mount points, which who is nobody in a user namespace could not make.
+        // The mount points are made here, because in a user namespace, the runtime could not: the owner of
+        // the root directory is not mapped there.
         for mount in self.config["mounts"].as_array().unwrap() {
             let point = format!("{folder}/rootfs{}", mount["destination"].as_str().unwrap());
             fs::create_dir_all(runtime.cage.path(&point)).unwrap();
@@ -185,7 +188,7 @@ impl Bundle {
         write("config.json", self.config.to_string().as_bytes());
     }
 
-    /// Runs it to its end, and returns its exit status and what it said.
+    /// Runs it to its end, and returns its exit status and its output.
     pub fn run(self, runtime: &Runtime, id: &str) -> (Option<i32>, String) {
         let (mut job, mut said) = self.spawn(runtime, id);
         let status = job.end().code();
@@ -209,7 +212,7 @@ impl Bundle {
         (job, Said { file: runtime.cage.path(&output), text: String::new() })
     }
 
-    /// Starts it, and waits until it is ready, or has ended, which gives the status and what was said.
+    /// Starts it, and waits until it is ready. If it ends first, returns its exit status and its output.
     pub fn try_start<'r>(
         self,
         runtime: &'r Runtime,
@@ -241,7 +244,7 @@ impl Bundle {
     }
 }
 
-/// What a container and its runtime have said, which is in a file.
+/// The output of a container and its runtime, which goes to a file.
 struct Said {
     file: PathBuf,
     text: String,
@@ -250,7 +253,7 @@ struct Said {
 impl Said {
     fn read(&mut self) {
         let text = fs::read_to_string(&self.file).unwrap();
-        // youki says this where there is no syslog.
+        // youki prints this if there is no syslog.
         let is_of_container = |line: &&str| !line.starts_with("failed to initialize syslog");
         self.text = text.split_inclusive('\n').filter(is_of_container).collect();
     }
@@ -260,7 +263,7 @@ impl Said {
 pub struct Container<'r> {
     runtime: &'r Runtime,
     id: &'static str,
-    /// Its PID 1, by the number that this has in the cage.
+    /// The PID, in the cage, of its PID 1.
     pub pid: i32,
     job: Job,
     said: Said,
@@ -271,7 +274,7 @@ impl Container<'_> {
         self.runtime.cage.proc(&format!("{}/{name}", self.pid))
     }
 
-    /// A file in its folder in /proc, for the test to look at.
+    /// The path by which the test reaches a file in `/proc/PID`.
     pub fn path(&self, name: &str) -> PathBuf {
         self.runtime.cage.path(&format!("/proc/{}/{name}", self.pid))
     }
@@ -288,25 +291,26 @@ impl Container<'_> {
         self.runtime.run(&["kill", self.id, signal]);
     }
 
-    /// Executes a command in the container, which has to succeed, and returns what it says.
+    /// Executes a command in the container, and returns its output. The command has to succeed.
     pub fn exec(&self, words: &[&str]) -> String {
         self.runtime.run(&[&["exec", self.id], words].concat())
     }
 
-    /// Waits for its end: the status that the runtime passes on, and what was said.
+    /// Waits for its end, and returns the exit status of the runtime, and the output.
     pub fn end(mut self) -> (Option<i32>, String) {
         let status = self.job.end().code();
         self.said.read();
         (status, self.said.text)
     }
 
-    /// Ends it by SIGTERM, with everything as it should be.
+    /// Sends SIGTERM, and checks the exit status and the output of pause.
     pub fn terminate(self) {
         self.kill("TERM");
         assert_eq!(self.end(), (Some(0), TERMINATED.into()));
     }
 
-    /// Has orphans made in its PID namespace by a process that is not in its cgroup.
+    /// Makes orphans in its PID namespace. The process that makes them is not in its cgroup, so it also runs
+    /// while the container is frozen.
     pub fn make_orphans(&self) {
         let script = format!("for i in $(seq {ORPHANS}); do (true &); done");
         let pid = self.pid.to_string();
@@ -324,12 +328,12 @@ const ORPHANS: usize = 50;
 
 fn pause_ends_on_sigterm(runtime: &Runtime) {
     Bundle::new(Body::Pause).start(runtime, "pause").terminate();
-    // A PID 1 without a handler takes no notice, which is what a runtime's grace period is for.
+    // The negative control: a PID 1 without a handler ignores SIGTERM, so only SIGKILL ends it.
     if find("busybox").is_some() {
         let sleep = Bundle::new(Body::Sleep).start(runtime, "sleep");
         sleep.kill("TERM");
         sleep.kill("KILL");
-        // As a shell says it, or as youki does.
+        // 128 + SIGKILL, as shells report it, or only SIGKILL, as youki does.
         assert!(matches!(sleep.end().0, Some(137 | 9)));
     }
 }
@@ -344,7 +348,7 @@ fn bundle_settings_take_effect(runtime: &Runtime) {
     }
     assert_eq!(field(&status, "NoNewPrivs"), "1");
     assert!(field(&status, "NSpid").ends_with("\t1"), "{status}");
-    // The memory is given back also without any right.
+    // pause gives its memory back even without any capability.
     assert_eq!(field(&status, "RssAnon"), "4 kB");
     assert_eq!(pause.proc("cmdline"), "/pause\0");
     for kind in ["pid", "net", "ipc", "uts", "mnt", "cgroup"] {
@@ -357,7 +361,7 @@ fn bundle_settings_take_effect(runtime: &Runtime) {
     pause.terminate();
 }
 
-/// What kubeadm does before an upgrade, as the user that it does it as.
+/// Runs `pause -v` as user 999, as kubeadm does before an upgrade.
 fn version_is_printed(runtime: &Runtime) {
     let mut bundle = Bundle::new(Body::Pause);
     bundle.config["process"]["args"] = json!(["/pause", "-v"]);
@@ -379,13 +383,13 @@ fn exec_works_beside_pause(runtime: &Runtime) {
         processes.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["1", "65535", "/pause"]);
     assert_eq!(rows[1][2..4], ["/busybox", "ps"]);
-    // An orphan of what was executed is reaped.
+    // An orphan of an executed command is reaped.
     pause.exec(&["/busybox", "sh", "-c", "(/busybox true &)"]);
     until("the orphan was reaped", || runtime.cage.children(pause.pid).is_empty());
     pause.terminate();
 }
 
-/// Orphans are reaped while the container is frozen. The others keep them as zombies meanwhile.
+/// The orphans of pause are reaped while the container is frozen. Those of the peers stay zombies.
 fn orphans_are_reaped_while_paused(runtime: &Runtime) {
     for body in Body::all() {
         let container = Bundle::new(body).start(runtime, "frozen");
@@ -393,7 +397,7 @@ fn orphans_are_reaped_while_paused(runtime: &Runtime) {
         container.make_orphans();
         let zombies = if body == Body::Pause { 0 } else { ORPHANS };
         let is_so = || container.children() == (zombies, zombies);
-        until("only zombies were left that nobody reaps", is_so);
+        until("the expected zombies were left", is_so);
         assert!(runtime.run(&["state", "frozen"]).contains("\"paused\""));
         runtime.run(&["resume", "frozen"]);
         if body == Body::Pause {
@@ -421,11 +425,12 @@ fn pause_works_in_a_user_namespace(runtime: &Runtime) {
 
 const KIB: u64 = 1024;
 
-/// Finds the lowest memory limits, in KiB, that the kernel takes while the container runs, and with
-/// which it can be started.
+/// Finds two lowest memory limits, in KiB: one that can be set while the container runs, and one with
+/// which the runtime can start it.
 ///
-/// While it runs, it has to end by SIGTERM as always, or by SIGKILL for a program that knows none. To
-/// start, the runtime's own process has to fit, which is in the cgroup before it executes the program.
+/// With the first, the container must keep running, and pause and catatonit must still exit on SIGTERM.
+/// The second must also leave room for the runtime's own process, because that process is in the cgroup
+/// before it executes the program.
 fn limits_its_memory(runtime: &Runtime) {
     let container = Bundle::new(Body::Pause).start(runtime, "probe");
     let files = ["memory.limit_in_bytes", "memory.max"];
@@ -438,8 +443,9 @@ fn limits_its_memory(runtime: &Runtime) {
         let container = Bundle::new(body).start(runtime, "limited");
         let file = runtime.cage.cgroup_file("limited", "memory", files).unwrap();
         let mut file = fs::File::options().write(true).open(file).unwrap();
-        // A limit that cannot be kept is refused by version 1 of cgroups; version 2 kills. The kernel
-        // is some time about what the runtime leaves behind, so it is asked again.
+        // If the kernel cannot reduce the usage to the limit, cgroup v1 refuses the limit, and cgroup v2
+        // kills the container. The kernel needs some time to release the memory that the runtime leaves
+        // behind, so this tries again.
         let limit = (limit * KIB).to_string();
         let is_taken = (0..20).any(|_| {
             std::thread::sleep(Duration::from_millis(5));
@@ -447,7 +453,7 @@ fn limits_its_memory(runtime: &Runtime) {
         });
         let lives = body.is_ready(&container.proc("status"));
         let signal = if body == Body::Sleep { "KILL" } else { "TERM" };
-        // It may be dead already, and then the runtime fails to kill it.
+        // The runtime cannot kill a container that is already dead, so a failure is ignored.
         runtime.cage.output(&[runtime.program, "kill", "limited", signal]);
         let status = container.end().0;
         is_taken && lives && (body == Body::Sleep || status == Some(0))
@@ -471,8 +477,8 @@ fn limits_its_memory(runtime: &Runtime) {
     assert!(lowest[1..].iter().all(|peer| lowest[0] < *peer), "{lowest:?}");
 }
 
-/// The lowest multiple of `step` for which something is so, between one for which it is not and one
-/// for which it is.
+/// The lowest multiple of `step` above `low` and up to `high` for which `is_so` is true. It bisects, so
+/// `is_so` must be true for every value above that.
 fn lowest_of(low: u64, high: u64, step: u64, mut is_so: impl FnMut(u64) -> bool) -> u64 {
     assert!(is_so(high), "not even with {high}");
     let (mut low, mut high) = (low / step, high / step);

@@ -1,11 +1,11 @@
-//! Checks of the pages in `docs/`. Other tests use the snippets in them.
+//! Checks of the pages in `docs/`. Other tests use the snippets in these pages.
 
 use std::fs;
 use std::path::Path;
 
 use common::images::PAUSE;
 
-/// The pages name the image that this version of pause is in.
+/// The pages name the image of this version of pause.
 #[test]
 fn name_this_version() {
     let version = concat!(":", env!("CARGO_PKG_VERSION"));

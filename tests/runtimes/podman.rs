@@ -1,4 +1,4 @@
-//! podman: pods with our infra image, with our program as podman's built-in pause, and from YAML.
+//! podman: pods with our infra image, with pause in place of podman's own program, and from YAML.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,8 @@ use crate::seccomp;
 /// Where podman finds its configuration in the cage.
 const CONF: &str = "/run/podman-test/containers.conf";
 
-/// podman 5 warns of the first version of cgroups on stderr, which also has what containers say.
+/// podman 5 prints a warning about cgroup v1 to stderr, where the output of containers goes, too. The
+/// second variable turns it off.
 const PODMAN: [&str; 4] = [
     "env",
     "CONTAINERS_CONF=/run/podman-test/containers.conf",
@@ -21,7 +22,7 @@ const PODMAN: [&str; 4] = [
     "podman",
 ];
 
-/// What podman needs in a cage, and where root has not all rights.
+/// What podman needs in a cage, and on a machine where root lacks some capabilities.
 const BASE: &str = r#"
 [engine]
 cgroup_manager = "cgroupfs"
@@ -33,7 +34,7 @@ default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 default_rootless_network_cmd = "slirp4netns"
 "#;
 
-/// What comes before the command where podman is an ordinary user's.
+/// The words before the command that run podman as an ordinary user.
 const AS_USER: [&str; 8] = [
     "setpriv",
     "--reuid=1000",
@@ -45,7 +46,7 @@ const AS_USER: [&str; 8] = [
     "XDG_RUNTIME_DIR=/run/home/run",
 ];
 
-/// Makes a user in the cage, for whom there are users to map, and who can make network devices.
+/// Makes a user in the cage who has subordinate ids and can open `/dev/net/tun`.
 const MAKE_USER: &str = "
     cp -a /etc /run/etc
     mount --bind /run/etc /etc
@@ -60,7 +61,7 @@ const MAKE_USER: &str = "
 
 /// podman in a cage.
 struct Podman {
-    /// The command, and what comes before it.
+    /// The words that run podman, in front of its own arguments.
     command: Vec<&'static str>,
     cage: Cage,
 }
@@ -71,7 +72,7 @@ impl Podman {
         Some(Self { command: PODMAN.into(), cage: Cage::new("podman", &programs)? }.loaded())
     }
 
-    /// podman of an ordinary user, who has neither a bridge nor, with the first version, cgroups.
+    /// podman, run by an ordinary user, who has no bridge network and, with cgroup v1, no cgroups.
     fn rootless() -> Option<Self> {
         let programs = ["podman", "conmon", "runc", "busybox", "catatonit", "tar"];
         let others = ["newuidmap", "slirp4netns"];
@@ -84,11 +85,12 @@ impl Podman {
         self.command[0] == AS_USER[0]
     }
 
-    /// With the images that the tests use.
+    /// Loads the images that the tests use.
     fn loaded(self) -> Self {
         let podman = self;
         podman.configure("");
-        // For programs of a test's own: podman of an ordinary user sees no mount that comes later.
+        // Tests can write programs there. It is mounted now, because rootless podman does not see mounts that
+        // are added later.
         podman.cage.run(&["mount", "-t", "tmpfs", "local", "/usr/local/lib"]);
         let busybox = images::busybox(&podman.cage);
         podman.run(&["load", "--quiet", "--input", &busybox]);
@@ -131,15 +133,15 @@ impl Podman {
         answer[0].clone()
     }
 
-    /// What podman knows of the infra container of a pod.
+    /// What `podman inspect` prints about the infra container of a pod.
     fn infra(&self, pod: &str) -> Value {
         let pod: Value = serde_json::from_str(&self.run(&["pod", "inspect", pod])).unwrap();
-        // From podman 5 on, it is a list.
+        // podman 5 and newer print a list.
         let pod = pod.get(0).unwrap_or(&pod);
         self.inspect(pod["InfraContainerID"].as_str().unwrap())
     }
 
-    /// The infra container's process, by its number in the cage.
+    /// The PID, in the cage, of the infra container's first process.
     fn infra_pid(&self) -> i32 {
         self.infra("pod")["State"]["Pid"].as_i64().unwrap() as i32
     }
@@ -149,7 +151,8 @@ impl Podman {
         std::fs::read_link(self.cage.path(&format!("/proc/{pid}/ns/net"))).unwrap()
     }
 
-    /// Stops the pod, whose infra container ends by SIGTERM, without SIGKILL after the grace period.
+    /// Stops the pod, and checks that its infra container exits on SIGTERM and logs `messages`. After the
+    /// grace period, SIGKILL would end it with another status.
     fn stop(&self, messages: &str) {
         let infra = self.infra("pod")["Id"].as_str().unwrap().to_string();
         self.run(&["stop", "--time", "0", "one", "two"]);
@@ -165,7 +168,7 @@ impl Podman {
         self.cage.wait_for_pause(self.infra_pid());
     }
 
-    /// What every pod with a shared PID namespace does, whichever its pause.
+    /// Checks what holds for a pod with a shared PID namespace, whichever program is its pause.
     fn is_a_pod(&self, command: &str) {
         let processes = self.exec("one", "ps -o pid,args");
         let processes: Vec<_> = processes
@@ -232,7 +235,7 @@ fn has_pods_with_our_infra_image(podman: &Podman) {
     podman.is_a_pod("/pause");
     podman.wait_for_pause();
     podman.stop(TERMINATED);
-    // Without a shared PID namespace, and without a network.
+    // With neither a shared PID namespace nor a shared network.
     podman.pod(&["--share", "ipc,uts"]);
     assert!(podman.exec("one", "ps -o args").contains("sleep 1000"));
     podman.wait_for_pause();
@@ -243,7 +246,7 @@ fn has_pods_with_our_infra_image(podman: &Podman) {
     podman.stop(TERMINATED);
 }
 
-/// The profile of a pod is for its infra container alone.
+/// podman applies the seccomp profile of a pod only to its infra container.
 fn has_pods_under_our_profile(podman: &Podman) {
     podman.cage.write("/run/seccomp.json", seccomp::shipped().to_string());
     let profile = ["--security-opt", "seccomp=/run/seccomp.json"];
@@ -256,7 +259,7 @@ fn has_pods_under_our_profile(podman: &Podman) {
     let run = [&["run", "--rm"], &profile[..]].concat();
     let version = format!("pause {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(podman.run(&[&run[..], &[PAUSE, "-v"]].concat()), version);
-    // It is in force: nothing else starts under it.
+    // The negative control: the profile is in force, because busybox does not start under it.
     let shell = [&podman.command[..], &run, &[BUSYBOX, "ls"]].concat();
     assert!(!podman.cage.output(&shell).status.success());
 }
@@ -276,9 +279,9 @@ fn pods_share_host_namespaces() {
     podman.stop(TERMINATED);
 }
 
-/// podman makes its own infra image of a program that it finds as `catatonit`.
+/// podman builds its own infra image from the program that it finds as `catatonit`.
 fn has_pods_with_our_program_as_its_own(podman: &Podman) {
-    // First with catatonit itself, which shows that it is the pod that works, and not the test.
+    // First with catatonit itself, as a control: if this fails, pause is not at fault.
     podman.pod(&SHARE);
     podman.is_a_pod("/catatonit -P");
     podman.stop("");
@@ -290,7 +293,7 @@ fn has_pods_with_our_program_as_its_own(podman: &Podman) {
     podman.cage.write(&format!("{folder}/catatonit"), podpause::ELF);
     podman.configure(&conf);
     podman.pod(&SHARE);
-    // busybox shows the name of the thread where it is another than that of the file.
+    // busybox's ps adds the name of the thread in braces if it differs from that of the file.
     podman.is_a_pod("{pause} /catatonit");
     podman.wait_for_pause();
     podman.stop(TERMINATED);
@@ -304,7 +307,7 @@ fn pause_answers_as_an_ordinary_container(podman: &Podman) {
     }
 }
 
-/// Pods as people write them, with most of what podman knows of a pod.
+/// Pods from YAML that use many features of `podman kube play`.
 #[test]
 fn plays_pods_from_yaml() {
     let Some(podman) = Podman::new() else { return };
@@ -323,10 +326,10 @@ fn plays_pods_from_yaml() {
     assert_eq!(podman.inspect("pod-one")["HostConfig"]["Memory"], 64 << 20);
     assert_eq!(podman.exec("pod-one", "hostname"), "pod\n");
     assert_eq!(podman.exec("pod-two", "id -u"), "1234\n");
-    // A volume of both.
+    // A volume that both containers mount.
     podman.exec("pod-one", "echo shared >/shared/file");
     assert_eq!(podman.exec("pod-two", "cat /shared/file"), "shared\n");
-    // One that ends is started again; the pod stays.
+    // A container that ends is restarted, and the infra container stays.
     let kill = |name| {
         let pid = podman.inspect(name)["State"]["Pid"].to_string();
         podman.cage.run(&["kill", "-KILL", &pid]);
@@ -335,7 +338,8 @@ fn plays_pods_from_yaml() {
     kill("pod-one");
     until("the container was restarted", || count("pod-one") > 0);
     assert_eq!(podman.infra_pid(), infra);
-    // Others are told not to, or not any more.
+    // `host` has the restartPolicy Never, so its container is not restarted. `job` has OnFailure, so its
+    // container is restarted after it fails, but not after it succeeds.
     let host = podman.infra("host")["State"]["Pid"].as_i64().unwrap() as i32;
     podman.cage.wait_for_pause(host);
     assert_eq!(podman.network(host), podman.network(1));
@@ -345,7 +349,7 @@ fn plays_pods_from_yaml() {
     until("the job is done", || podman.inspect("job-one")["State"]["Status"] == "exited");
     assert_eq!((count("host-one"), count("job-one")), (0, 1));
     assert_eq!(podman.inspect("job-one")["State"]["ExitCode"], 0);
-    // podman ends a pod after its last container.
+    // podman stops a pod when its last container has ended.
     for pod in ["host", "job"] {
         let state = || podman.infra(pod)["State"].clone();
         until("pause has ended", || state()["Status"] == "exited");

@@ -1,7 +1,8 @@
 //! The minimal seccomp profile, `docs/seccomp.json`: exactly the system calls of pause and the runtimes.
 //!
-//! The list for pause comes from its source. The list for the runtimes has what they call between loading the filter
-//! and exec, which depends on their versions. `PODPAUSE_WRITE=1 cargo test --test runtimes seccomp` rewrites the file.
+//! The list for pause comes from its source. The lists for the runtimes contain the calls that they make
+//! between loading the filter and exec, which depend on their versions. To rewrite the file, run
+//! `PODPAUSE_WRITE=1 cargo test --test runtimes seccomp`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,11 +14,11 @@ use serde_json::{Value, json};
 
 use crate::oci::{Body, Bundle, Runtime, field, test_each_runtime};
 
-/// What crun calls with the filter loaded, where the container has no_new_privs. It is what no runtime
-/// can do without. (The newer one also calls `close_range`, as pause does.)
+/// What crun calls after it has loaded the filter, if the container has no_new_privs. runc makes these
+/// calls, too. (Newer versions of crun also call `close_range`, which is in the list of pause.)
 const CRUN: [&str; 2] = ["close", "execve"];
 
-/// What runc calls beside that: those of 1.1, and at the end those that 1.3 has added.
+/// What runc calls in addition: first the calls of runc 1.1, then those that 1.3 has added.
 const RUNC: [&str; 12] = [
     "epoll_ctl",
     "fstatfs",
@@ -51,9 +52,9 @@ const GO: [&str; 14] = [
     "tgkill",
 ];
 
-/// What runc and crun call beside all that where the container does not have no_new_privs. They have
-/// to load the filter before they give their rights away, and then change user, folder, and
-/// capabilities under it.
+/// What runc and crun call in addition if the container does not have no_new_privs. Without it, only a
+/// privileged process may load a filter (seccomp(2)). So they load it before they drop their privileges,
+/// and change user, folder and capabilities under it.
 const WITH_PRIVILEGES: [&str; 17] = [
     "capget",
     "capset",
@@ -74,7 +75,7 @@ const WITH_PRIVILEGES: [&str; 17] = [
     "stat",
 ];
 
-/// Some of these by their names on 32-bit architectures.
+/// The names that some of these calls have on 32-bit architectures.
 const ON_32_BITS: [&str; 15] = [
     "fchown32",
     "fcntl64",
@@ -93,8 +94,8 @@ const ON_32_BITS: [&str; 15] = [
     "sigreturn",
 ];
 
-/// The system calls of pause, which are the same on all architectures. On 32 bits, it tries those with
-/// 64-bit times first: see [`ON_32_BITS`].
+/// The system calls of pause, which are the same on all architectures. It leaves out the variants with
+/// 64-bit times, which pause tries first on 32-bit architectures: see [`ON_32_BITS`].
 fn pause() -> BTreeSet<String> {
     let lists = common::calls::architectures().into_iter().map(|file| {
         let names: Vec<_> = common::calls::listed(&file).into_iter().map(|call| call.0).collect();
@@ -109,7 +110,7 @@ fn pause() -> BTreeSet<String> {
     lists[0].0.clone()
 }
 
-/// The profile. It names no architecture, which means the one that it is loaded on.
+/// The profile. It names no architecture, so it applies to the native one.
 fn profile() -> Value {
     let groups: [(&str, BTreeSet<String>); 5] = [
         ("pause", pause()),
@@ -124,7 +125,7 @@ fn profile() -> Value {
     json!({ "defaultAction": "SCMP_ACT_ERRNO", "syscalls": rules })
 }
 
-/// The profile that is shipped.
+/// The shipped profile. It must be equal to the generated one.
 pub fn shipped() -> Value {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/seccomp.json");
     let made = serde_json::to_string_pretty(&profile()).unwrap() + "\n";
@@ -132,7 +133,7 @@ pub fn shipped() -> Value {
         fs::write(&file, &made).unwrap();
     }
     let text = fs::read_to_string(file).unwrap();
-    assert_eq!(text, made, "write it anew: PODPAUSE_WRITE=1 cargo test --test runtimes seccomp");
+    assert_eq!(text, made, "to rewrite it: PODPAUSE_WRITE=1 cargo test --test runtimes seccomp");
     serde_json::from_str(&text).unwrap()
 }
 
@@ -141,7 +142,7 @@ fn profile_comes_from_the_source() {
     shipped();
 }
 
-/// A profile that kills whoever makes another call than these.
+/// A profile that kills a process that makes any other call.
 fn strict(names: BTreeSet<&str>) -> Value {
     let rule = json!({ "names": names, "action": "SCMP_ACT_ALLOW" });
     json!({ "defaultAction": "SCMP_ACT_KILL_PROCESS", "syscalls": [rule] })
@@ -191,8 +192,8 @@ fn profile_allows_everything_that_pause_does(runtime: &Runtime) {
     pause.kill("TERM");
     assert_eq!(pause.end(), (Some(0), [NOT_PID_1, TERMINATED].concat()));
 
-    // The profile is in force: a peer cannot even start. Without it, it can, and keeps a descriptor
-    // that pause closes.
+    // Two controls. Without a profile, a peer starts, and keeps the descriptor that pause closes. The
+    // runtime enforces profiles: one without pause's own calls kills the peer.
     if common::cage::find("busybox").is_some() {
         let mut peer = Bundle::new(Body::Sleep);
         peer.with_descriptor = true;
@@ -203,7 +204,7 @@ fn profile_allows_everything_that_pause_does(runtime: &Runtime) {
     }
 }
 
-/// docker and podman start containers like this.
+/// docker and podman start containers without no_new_privs, and with capabilities.
 fn profile_works_without_no_new_privs(runtime: &Runtime) {
     let mut bundle = bundle(shipped());
     bundle.config["process"]["noNewPrivileges"] = false.into();
@@ -219,8 +220,9 @@ fn profile_works_without_no_new_privs(runtime: &Runtime) {
 /// How a runtime reports that SIGSYS has killed the container.
 const SIGSYS: i32 = 128 + 31;
 
-/// With crun, which calls so little itself that it does not get in the way: pause makes these calls
-/// and no other, or it would be killed, and each one of them, or it would not.
+/// pause makes only the listed calls, because any other call would kill it. It makes every one of them,
+/// because it is killed if one is missing from the profile. This uses crun, because crun makes few calls
+/// of its own.
 #[test]
 fn profile_has_no_unnecessary_call() {
     let Some(crun) = Runtime::new("crun") else { return };
@@ -235,7 +237,7 @@ fn profile_has_no_unnecessary_call() {
     };
     let strict = |names: &BTreeSet<&str>| bundle(strict(names.clone()));
     assert_eq!(end_of(strict(&all)), Some(0), "as PID 1");
-    assert_eq!(end_of(without_pid_namespace(strict(&all))), Some(0), "as another");
+    assert_eq!(end_of(without_pid_namespace(strict(&all))), Some(0), "not as PID 1");
     for name in &all {
         let mut fewer = all.clone();
         fewer.remove(name);
@@ -244,7 +246,7 @@ fn profile_has_no_unnecessary_call() {
             _ => strict(&fewer),
         };
         let end = end_of(bundle);
-        // Without its own calls, the runtime does not come so far.
+        // Without its own calls, the runtime does not get far enough to start pause.
         let is_expected = if CRUN.contains(name) { end != Some(0) } else { end == Some(SIGSYS) };
         assert!(is_expected, "without {name}: {end:?}");
         println!("without {name}: {end:?}");

@@ -60,7 +60,7 @@ fn failed_exec_is_an_error_and_leaves_nothing() {
     }
     assert_eq!(descriptors(), before);
     sandbox.terminate().unwrap();
-    assert!(!has_children(), "also none that is dead");
+    assert!(!has_children(), "no child, not even a zombie");
     // A sandbox that has ended cannot be entered.
     let error = sandbox.start(Command::new("true")).unwrap_err();
     assert!(error.to_string().starts_with("enter the sandbox of process "), "{error}");

@@ -1,4 +1,4 @@
-//! Each error, provoked, with the advice in its message.
+//! Provokes the errors of a start, and checks the advice in their messages.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -11,7 +11,8 @@ use crate::harness::{
 };
 use crate::process::Cgroup;
 
-/// Starts this sandbox, which fails with this kind and says these words, and leaves nothing behind.
+/// Asserts that this sandbox fails to start with an error of this kind, that the message contains these
+/// words, and that no child is left.
 fn fails(builder: SandboxBuilder, kind: ErrorKind, words: &[&str]) {
     let error = error(builder.spawn());
     let text = error.to_string();
@@ -22,7 +23,7 @@ fn fails(builder: SandboxBuilder, kind: ErrorKind, words: &[&str]) {
     assert!(!has_children(), "{text}");
 }
 
-/// Runs the rest of a test in a process of its own, whose children can be counted.
+/// Runs the rest of a test in a process of its own, so that it sees no children of other tests.
 macro_rules! alone {
     ($test:literal) => {
         if case().is_none() {
@@ -55,7 +56,7 @@ fn for_a_joined_file_of_the_wrong_kind() {
     let invalid = ErrorKind::InvalidInput;
     let before = descriptors();
     fails(join("/proc/self/ns/uts"), invalid, &["net", "it is a namespace of the kind uts"]);
-    fails(join("/dev/null"), invalid, &["net", "no namespace", "/proc/PID/ns/net"]);
+    fails(join("/dev/null"), invalid, &["net", "not a namespace", "/proc/PID/ns/net"]);
     let by_path = program.sandbox().join_path(Namespace::Net, "/proc/self/ns/ipc");
     fails(by_path, invalid, &["/proc/self/ns/ipc", "of the kind ipc"]);
     let missing = program.sandbox().join_path(Namespace::Net, "/run/netns/no-such");
@@ -87,19 +88,19 @@ fn for_an_unprivileged_user_without_a_user_namespace() {
     let program = Program::new().unwrap();
     let builder = program.sandbox().new_namespaces([Namespace::Pid]);
     fails(builder, ErrorKind::PermissionDenied, &["(pid)", "run as root, or add Namespace::User"]);
-    // To become another user is not allowed either.
+    // An ordinary user cannot become another user either.
     let other = program.sandbox().user(0, 0);
     fails(other, ErrorKind::PermissionDenied, &["change the user and group", "CAP_SETUID"]);
 }
 
-/// In a chroot, an ordinary user may make no user namespace (`create_user_ns` in Linux
-/// `kernel/user_namespace.c`): the real thing, where no sysctl forbids it.
+/// In a chroot, the kernel allows no new user namespaces (`create_user_ns` in Linux
+/// `kernel/user_namespace.c`). This provokes the error even if no sysctl of the machine forbids them.
 #[test]
 fn for_user_namespaces_that_are_not_allowed() {
     let test = "errors::for_user_namespaces_that_are_not_allowed";
     if case().is_none() {
         if !is_root() {
-            skip!("root", "chroot");
+            skip!("root", "only root can call chroot");
         }
         let folder = tempfile::tempdir().unwrap();
         let script = "mount --rbind / $0 && exec chroot --userspec=54321:54321 $0 \"$@\"";
@@ -113,7 +114,7 @@ fn for_user_namespaces_that_are_not_allowed() {
     fails(builder, ErrorKind::PermissionDenied, &["user namespaces", "LSM", "chroot"]);
 }
 
-/// The limits belong to a user namespace, so the test makes one to set them in.
+/// Each user namespace has its own limits, so the test creates one and sets them there.
 #[test]
 fn for_too_many_namespaces() {
     let test = "errors::for_too_many_namespaces";
@@ -135,7 +136,7 @@ fn for_too_many_namespaces() {
     program.sandbox().new_namespaces([other]).spawn().unwrap().terminate().unwrap();
 }
 
-/// No kernel here lacks a kind: a filter answers as such a kernel does.
+/// A seccomp filter makes clone3 fail as it does on kernels that lack a kind of namespace, or clone3 itself.
 #[test]
 fn for_flags_and_calls_that_the_kernel_lacks() {
     let test = "errors::for_flags_and_calls_that_the_kernel_lacks";
@@ -175,7 +176,7 @@ fn for_maps_that_an_unprivileged_user_may_not_write() {
     }
 }
 
-/// newuidmap maps what /etc/subuid allows. The test has a file of its own there, in its own mount
+/// newuidmap writes maps that /etc/subuid allows. The test mounts its own /etc/subuid, in its own mount
 /// namespace.
 #[test]
 fn not_for_maps_that_subuid_allows() {
@@ -202,6 +203,20 @@ fn not_for_maps_that_subuid_allows() {
     assert_eq!(crate::harness::status(sandbox.pid(), "Uid").split(' ').next(), Some("165534"));
 }
 
+/// Root of a user namespace that has only one id. The advice is not that for an ordinary user.
+#[test]
+fn for_maps_of_ids_that_root_does_not_have() {
+    let test = "errors::for_maps_of_ids_that_root_does_not_have";
+    if case().is_none() {
+        succeeds(&mut again_in(&["unshare", "--user", "--map-root-user"], test, "inside"));
+        return;
+    }
+    let program = Program::new().unwrap();
+    let builder = program.sandbox().new_namespaces([Namespace::User]).map_uids(0, 100_000, 10);
+    let parts = ["0 100000 10", "uid_map", "root can map only ids that exist"];
+    fails(builder, ErrorKind::PermissionDenied, &parts);
+}
+
 #[test]
 fn for_maps_that_overlap() {
     alone!("for_maps_that_overlap");
@@ -214,17 +229,17 @@ fn for_maps_that_overlap() {
 #[test]
 fn for_a_cgroup_that_takes_no_process() {
     if !is_root() {
-        skip!("root", "cgroups");
+        skip!("root", "this test needs root to create a cgroup");
     }
     alone!("for_a_cgroup_that_takes_no_process");
     let program = Program::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let other = program.sandbox().cgroup(folder.path());
-    fails(other, ErrorKind::InvalidInput, &["use the cgroup", "no folder of cgroup v2"]);
+    fails(other, ErrorKind::InvalidInput, &["use the cgroup", "not a cgroup v2 directory"]);
     fails(program.sandbox().cgroup("/no/such"), ErrorKind::NotFound, &["open /no/such"]);
 
     let Some(cgroup) = Cgroup::new("errors") else {
-        skip!("cgroup", "no folder of cgroup v2 can be made here");
+        skip!("cgroup", "no cgroup v2 can be created here");
     };
     let read = |name: &str| fs::read_to_string(cgroup.0.join(name)).unwrap();
     let controllers = read("cgroup.controllers");
@@ -240,7 +255,8 @@ fn for_a_cgroup_that_takes_no_process() {
     }
 }
 
-/// A cgroup that is full, of the version that has the controller here: this process is in it.
+/// This process joins a cgroup that has the controller pids (v1 or v2), and sets its limit to the number of
+/// its threads.
 #[test]
 fn for_a_limit_on_processes() {
     let test = "errors::for_a_limit_on_processes";
@@ -249,7 +265,7 @@ fn for_a_limit_on_processes() {
         let groups = folders.into_iter().flatten();
         let mut groups = groups.filter_map(|folder| Cgroup::below(&folder, "full"));
         let Some(group) = groups.find(|group| group.0.join("pids.max").exists()) else {
-            skip!("pids", "no cgroup with the controller pids can be made here");
+            skip!("pids", "no cgroup with the controller pids can be created here");
         };
         succeeds(&mut again(test, group.0.to_str().unwrap()));
         return;
@@ -261,7 +277,7 @@ fn for_a_limit_on_processes() {
     fs::write(group.join("pids.max"), threads.to_string()).unwrap();
     let builder = sandbox(&program, &[Namespace::Pid]);
     fails(builder, ErrorKind::WouldBlock, &["a limit on processes", "pids.max"]);
-    // The negative control.
+    // The negative control: without the limit, the sandbox starts.
     fs::write(group.join("pids.max"), "max").unwrap();
     sandbox(&program, &[Namespace::Pid]).spawn().unwrap().terminate().unwrap();
 }
@@ -277,7 +293,8 @@ fn for_a_program_that_cannot_be_executed_or_is_not_pause() {
         ErrorKind::Other,
         &["start pause", "it ended at once", "status: 0"],
     );
-    // Not by chance: at each start, the end of the pipe shows before the end of the process.
+    // The error must not depend on timing, so this repeats it: EOF on the pipe comes before the process can
+    // be seen to have ended.
     for _ in 0..200 {
         let error = error(sandbox(&other, &[Namespace::Pid]).spawn());
         assert!(error.to_string().contains("it ended at once"), "{error}");
@@ -316,5 +333,5 @@ fn for_a_pid_namespace_that_has_ended() {
     let namespace = first.namespace(Namespace::Pid).unwrap();
     first.terminate().unwrap();
     let join = program.sandbox().join(Namespace::Pid, namespace);
-    fails(join, ErrorKind::OutOfMemory, &["PID 1 of the PID namespace that is joined"]);
+    fails(join, ErrorKind::OutOfMemory, &["PID 1 of the joined PID namespace"]);
 }

@@ -1,10 +1,10 @@
-//! The examples, as a person runs them.
+//! Runs the examples as a user does.
 
 use std::process::Command;
 
 use crate::harness::output;
 
-/// Runs the example `pod` with these arguments. Returns its exit status, and what it said.
+/// Runs the example `pod` with these arguments. Returns its exit status and its output.
 fn pod(arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO"));
     command.args(["run", "--quiet", "--offline", "--example", "pod", "--"]).args(arguments);
@@ -24,7 +24,7 @@ fn pod_prints_its_usage() {
 
 #[test]
 fn pod_runs_a_command_and_returns_its_status() {
-    // An option of the command is not one of the example.
+    // The example leaves options after the command to the command.
     let (status, said) = pod(&["sh", "-c", "echo $$ $1; exit 3", "sh", "--help"]);
     assert_eq!((status, said.ends_with(" --help\n")), (Some(3), true), "{said}");
     assert_eq!(pod(&["/no/such/program"]).0, Some(127));

@@ -1,4 +1,4 @@
-//! Runs one test in a new process of this program, and reads /proc.
+//! Helpers of these tests, for example to run one test in a new process of this program and to read /proc.
 //!
 //! It contains all unsafe code of these tests.
 
@@ -13,16 +13,17 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 pub use common::report::skip;
 pub use common::wait::{DEADLINE, is_readable};
 
-/// Says, in its environment, which case a process is.
+/// The environment variable that tells a process which case of its test to run.
 const CASE: &str = "PODPAUSE_TEST_CASE";
-/// An ordinary user, who has no line in /etc/subuid.
+/// The user ID of an ordinary user without a line in /etc/subuid.
 pub const ORDINARY: u32 = 54_321;
 
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// The kinds of which a pod has its own, and a user namespace, which an ordinary user needs.
+/// The kinds of namespace that a pod usually has of its own, and a user namespace, without which an ordinary
+/// user cannot create the others.
 pub const KINDS: [Namespace; 6] = [
     Namespace::User,
     Namespace::Pid,
@@ -32,19 +33,19 @@ pub const KINDS: [Namespace; 6] = [
     Namespace::Mount,
 ];
 
-/// The program in each of its forms.
+/// The program in each form: as a memfd, as a file, and without exec.
 pub fn programs() -> [Program; 3] {
     let file = Program::from_file(env!("CARGO_BIN_EXE_pause")).unwrap();
     [Program::new().unwrap(), file, Program::without_exec()]
 }
 
-/// With a user namespace, where this process needs one.
+/// Builds a sandbox with these new namespaces, and with a user namespace if this process needs one.
 pub fn sandbox<'a>(program: &'a Program, kinds: &[Namespace]) -> SandboxBuilder<'a> {
     let user = (!is_root() && !kinds.contains(&Namespace::User)).then_some(Namespace::User);
     program.sandbox().new_namespaces(user.into_iter().chain(kinds.iter().copied()))
 }
 
-/// The error of a sandbox that cannot be started.
+/// The error of a sandbox that must fail to start.
 pub fn error(result: Result<Sandbox, Error>) -> Error {
     match result {
         Ok(sandbox) => panic!("{sandbox:?} was started"),
@@ -52,12 +53,13 @@ pub fn error(result: Result<Sandbox, Error>) -> Error {
     }
 }
 
-/// The case that this process is, if it was started by [`again`].
+/// The case that this process has to run, if [`again`] or [`again_in`] started it.
 pub fn case() -> Option<String> {
     std::env::var(CASE).ok()
 }
 
-/// This program once more, to run the test with this name. It ends with the caller.
+/// A command that runs the test of this name, in this case, in a new process of this program. The process is
+/// killed when the thread that starts it ends.
 pub fn again(test: &str, case: &str) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CASE, case);
@@ -67,7 +69,8 @@ pub fn again(test: &str, case: &str) -> Command {
     command
 }
 
-/// Runs this program again within a shell command, in which it is `"$@"`.
+/// Like [`again`], but this program and its arguments follow the words of `shell`. In a script of `sh -c`,
+/// they are `"$@"`.
 pub fn again_in(shell: &[&str], test: &str, case: &str) -> Command {
     let mut command = Command::new(shell[0]);
     command.args(&shell[1..]).arg(std::env::current_exe().unwrap());
@@ -78,7 +81,7 @@ pub fn again_in(shell: &[&str], test: &str, case: &str) -> Command {
     command
 }
 
-/// As an ordinary user, who can do what any user can.
+/// Makes the command run as an ordinary user: another one if this process is root, or else the same one.
 pub fn as_ordinary_user(command: &mut Command) -> &mut Command {
     if is_root() {
         command.uid(ORDINARY).gid(ORDINARY);
@@ -86,7 +89,7 @@ pub fn as_ordinary_user(command: &mut Command) -> &mut Command {
     command
 }
 
-/// Runs a command to its end, which must be a success, and returns what it said.
+/// Runs a command, which must succeed, and returns its stdout.
 pub fn succeeds(command: &mut Command) -> String {
     let output = output(command);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -95,7 +98,7 @@ pub fn succeeds(command: &mut Command) -> String {
     text
 }
 
-/// Runs a command to its end, and kills it if that takes too long.
+/// Runs a command to its end. At the deadline, this kills it and panics.
 pub fn output(command: &mut Command) -> Output {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let pid = Pid::from_child(&child);
@@ -120,7 +123,7 @@ fn read<R: io::Read + Send + 'static>(file: Option<R>) -> std::thread::JoinHandl
     })
 }
 
-/// What a namespace of a process is: its kind and inode.
+/// The identity of a process's namespace: its kind and inode number.
 pub fn namespace(pid: impl ToString, kind: Namespace) -> String {
     let path = format!("/proc/{}/ns/{}", pid.to_string(), kind.name());
     fs::read_link(&path).unwrap_or_else(|error| panic!("{path}: {error}")).display().to_string()
@@ -133,20 +136,20 @@ pub fn status(pid: u32, field: &str) -> String {
     line.unwrap_or_else(|| panic!("no {field}")).trim().replace('\t', " ")
 }
 
-/// Whether this process has any child, dead or alive.
+/// Whether this process has a child, running or zombie.
 pub fn has_children() -> bool {
     use rustix::process::{WaitId, WaitIdOptions, waitid};
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     waitid(WaitId::All, options).err() != Some(rustix::io::Errno::CHILD)
 }
 
-/// What the descriptors of this process are.
+/// The files to which the descriptors of this process refer, sorted.
 pub fn descriptors() -> Vec<String> {
     let folder = fs::read_dir("/proc/self/fd").unwrap();
     let link = |entry: io::Result<fs::DirEntry>| fs::read_link(entry.unwrap().path()).ok();
     let mut files: Vec<_> =
         folder.filter_map(link).map(|link| link.display().to_string()).collect();
-    files.retain(|file| !file.ends_with("/fd")); // the folder that is just being read
+    files.retain(|file| !file.ends_with("/fd")); // /proc/self/fd itself, which is open here
     files.sort();
     files
 }
@@ -156,8 +159,8 @@ fn die_with_parent() -> io::Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(signal))?)
 }
 
-/// A copy of this process, which does nothing until it is killed: what another thread of a runtime may
-/// fork, with copies of all descriptors. It is killed and reaped when this is dropped.
+/// A fork of this process, which has copies of all descriptors and does nothing. It stands for a child that
+/// another thread of a runtime forks. It is killed and reaped when this is dropped.
 pub struct Fork(i32);
 
 impl Fork {
@@ -167,7 +170,7 @@ impl Fork {
             -1 => panic!("fork: {}", io::Error::last_os_error()),
             0 => loop {
                 let _ = die_with_parent();
-                // SAFETY: pause(2) has no arguments, and no memory to touch.
+                // SAFETY: pause(2) has no arguments, and touches no memory.
                 unsafe { libc::pause() };
             },
             pid => Self(pid),
@@ -179,24 +182,24 @@ impl Drop for Fork {
     fn drop(&mut self) {
         // SAFETY: the process is a child of ours that is not reaped yet.
         unsafe { libc::kill(self.0, libc::SIGKILL) };
-        // SAFETY: the kernel writes no status to a null pointer.
+        // SAFETY: with a null pointer, the kernel writes no status.
         unsafe { libc::waitpid(self.0, std::ptr::null_mut(), 0) };
     }
 }
 
-/// Has a function run in the child of a command, between fork and exec: system calls only.
+/// Makes a function run in the child of a command, between fork and exec. It must make system calls only.
 pub fn before_exec(
     command: &mut Command,
     run: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
 ) {
-    // SAFETY: the callers hand over functions that make system calls only.
+    // SAFETY: the callers pass functions that make system calls only.
     unsafe { command.pre_exec(run) };
 }
 
 /// Closes standard input, output and error.
 pub fn close_stdio() {
     for number in 0..3 {
-        // SAFETY: close(2) takes a number, and the caller ends without using them.
+        // SAFETY: close(2) takes a number. The caller does not use its standard streams any more.
         unsafe { libc::close(number) };
     }
 }
@@ -209,24 +212,24 @@ pub fn exit(status: i32) -> ! {
 
 /// Sends this thread a signal.
 pub fn raise(signal: i32) {
-    // SAFETY: raise(3) takes a number.
+    // SAFETY: raise(3) takes a number. The handler of `count` may run at any time.
     unsafe { libc::raise(signal) };
 }
 
 /// Ignores a signal in this process.
 pub fn ignore(signal: i32) {
-    // SAFETY: SIG_IGN is no function that could run.
+    // SAFETY: SIG_IGN is not a function, so no code of ours runs on the signal.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
-/// The number of times that the handler of [`count`] has run, in all processes together: the memory is
-/// shared with children.
+/// The number of times that the handler of [`count`] has run, in this process and its children, which share
+/// this memory.
 pub fn handled() -> &'static std::sync::atomic::AtomicU32 {
     static SHARED: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     let address = SHARED.get_or_init(|| {
         let (access, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
-        // SAFETY: with a null hint, the kernel takes addresses where nothing is.
+        // SAFETY: with a null hint, the kernel chooses unused addresses.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), 4_096, access, flags, -1, 0) };
         assert_ne!(start, libc::MAP_FAILED);
         start.expose_provenance()
@@ -236,17 +239,17 @@ pub fn handled() -> &'static std::sync::atomic::AtomicU32 {
     unsafe { &*counter }
 }
 
-/// Counts, in [`handled`], how often this signal is handled.
+/// Sets a handler for this signal that counts its calls in [`handled`].
 pub fn count(signal: i32) {
     extern "C" fn handler(_: libc::c_int) {
         handled().fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
-    handled(); // The handler must not be the first that asks for it.
-    // SAFETY: the handler adds to a number in memory, and nothing else.
+    handled(); // Creates the mapping now, because a handler must not.
+    // SAFETY: the handler only increments an atomic number, which is async-signal-safe.
     unsafe { libc::signal(signal, handler as extern "C" fn(libc::c_int) as libc::sighandler_t) };
 }
 
-/// Has every call of clone3 fail with this error, in this thread and what it starts.
+/// Makes every call of clone3 fail with this error, in this thread and in its future children and threads.
 pub fn deny_clone3(errno: i32) {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
@@ -258,7 +261,7 @@ pub fn deny_clone3(errno: i32) {
     ];
     let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut() };
     rustix::thread::set_no_new_privs(true).unwrap();
-    // SAFETY: the kernel reads four instructions, as many as there are.
+    // SAFETY: the kernel reads `len` instructions, and the array has as many.
     let set =
         unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     assert_eq!(set, 0, "{}", io::Error::last_os_error());

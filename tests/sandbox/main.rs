@@ -1,7 +1,7 @@
-//! Sandboxes of the library, as a runtime starts them.
+//! Tests the library's sandboxes, started as a runtime starts them.
 //!
-//! Tests that change or observe the whole process, such as its limits, its user or its children, run in a new process
-//! of this program.
+//! Tests that change or observe the whole process, such as its limits, its user or its children, run in a new
+//! process of this program.
 
 mod containers;
 mod errors;

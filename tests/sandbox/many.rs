@@ -15,10 +15,10 @@ use crate::harness::{
 
 const SANDBOXES: usize = 1_000;
 const THREADS: usize = 16;
-/// Without network and mount namespaces, of which the kernel makes a few hundred in a second.
+/// No network and mount namespaces, because the kernel creates only a few hundred of them per second.
 const KINDS: [Namespace; 3] = [Namespace::Pid, Namespace::Ipc, Namespace::Uts];
 
-/// Runs this on so many threads, as often as there are sandboxes, and returns all results.
+/// Calls `run` [`SANDBOXES`] times in all, on [`THREADS`] threads, and returns all results.
 fn on_all_threads<T: Send>(run: impl Fn() -> T + Sync) -> Vec<T> {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -42,7 +42,8 @@ fn start_and_end_on_many_threads_and_leave_nothing() {
     }
     let before = descriptors();
     let program = Program::new().unwrap();
-    // Each holds a pidfd: half of them are alive at once, which fits in the usual 1,024 descriptors.
+    // Each sandbox has a pidfd. Only half of the sandboxes are kept, so that their pidfds fit within the
+    // usual limit of 1,024 descriptors.
     let (kept, ended): (Vec<_>, Vec<_>) = {
         let turn = AtomicUsize::new(0);
         let start = || {
@@ -58,7 +59,7 @@ fn start_and_end_on_many_threads_and_leave_nothing() {
     let kept: Vec<Sandbox> = kept.into_iter().flatten().collect();
     assert_eq!((kept.len(), ended.len()), (SANDBOXES / 2, SANDBOXES / 2));
 
-    // One page of its own for each, and a part of one for all.
+    // Each has one private page, and all share one page of text.
     let page_kib = rustix::param::page_size() / 1_024;
     let mut own = BTreeMap::new();
     for sandbox in &kept {
@@ -73,11 +74,11 @@ fn start_and_end_on_many_threads_and_leave_nothing() {
             line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
         };
         let most = kept.iter().map(shared).max();
-        assert_eq!(most, Some(0), "KiB of the text, of which {} have one page", kept.len());
+        assert_eq!(most, Some(0), "KiB of text (Pss) in one of {}", kept.len());
     }
-    // pause became another user while it shared the memory of this process.
+    // This process stays dumpable, although pause became another user while it shared this process's memory.
     assert_eq!(rustix::process::dumpable_behavior(), Ok(DumpableBehavior::Dumpable));
-    // All are reaped, whoever ends them.
+    // A sandbox can be ended and reaped by a thread that did not start it.
     let kept = std::sync::Mutex::new(kept);
     on_all_threads(|| {
         let sandbox = kept.lock().unwrap().pop();
@@ -90,8 +91,8 @@ fn start_and_end_on_many_threads_and_leave_nothing() {
     assert_eq!(descriptors(), before, "no pidfd, no memfd, no pipe");
 }
 
-/// Other threads fork, and their children have copies of all descriptors, also of those that a start
-/// is just using. A start does not wait for them.
+/// Other threads fork during a start, and their children have copies of all descriptors, including those that
+/// the start uses. The start does not wait for these children.
 #[test]
 fn start_while_other_threads_fork() {
     if case().is_none() {
@@ -124,8 +125,8 @@ fn start_while_other_threads_fork() {
     assert!(!has_children());
 }
 
-/// The negative control: the copies are there, and who waits for the end of an ordinary pipe waits for
-/// the processes that have them.
+/// The negative control: a forked child does have a copy of an ordinary pipe, so the pipe has no EOF before
+/// the child ends.
 #[test]
 fn ordinary_pipe_would_wait_for_forks() {
     if case().is_none() {
@@ -141,7 +142,7 @@ fn ordinary_pipe_would_wait_for_forks() {
     assert!(is_over(crate::harness::DEADLINE));
 }
 
-/// A start leaves no descriptor to what other threads execute meanwhile.
+/// A program that another thread executes during a start inherits none of the start's descriptors.
 #[test]
 fn leak_no_descriptor_to_other_children() {
     if case().is_none() {
@@ -150,7 +151,8 @@ fn leak_no_descriptor_to_other_children() {
     }
     let list = || {
         let mut command = Command::new("ls");
-        before_exec(command.arg("/proc/self/fd"), || Ok(())); // std then forks
+        // With a hook, std calls fork instead of posix_spawn.
+        before_exec(command.arg("/proc/self/fd"), || Ok(()));
         let output = command.stdin(std::process::Stdio::null()).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };

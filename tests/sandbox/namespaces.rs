@@ -18,7 +18,7 @@ fn new_ones_differ_from_the_callers() {
                 let (its, ours) = (namespace(sandbox.pid(), other), namespace("self", other));
                 let is_new = other == kind || other == Namespace::User && !is_root();
                 assert_eq!(its != ours, is_new, "{other:?} of a sandbox with {kind:?}");
-                // The descriptor is of the same one.
+                // The descriptor refers to the same namespace.
                 let file = sandbox.namespace(other).unwrap();
                 let link = fs::read_link(format!(
                     "/proc/self/fd/{}",
@@ -33,7 +33,7 @@ fn new_ones_differ_from_the_callers() {
 #[test]
 fn each_kind_can_be_joined() {
     if !is_root() {
-        skip!("root", "an ordinary user joins namespaces with their user namespace only");
+        skip!("root", "an ordinary user has to join their user namespace, too");
     }
     let program = Program::new().unwrap();
     let holder = program.sandbox().new_namespaces(Namespace::ALL).spawn().unwrap();
@@ -54,7 +54,7 @@ fn each_kind_can_be_joined() {
     }
 }
 
-/// What others do with a pod: some are new, some exist, and a user namespace may be among either.
+/// Runtimes give a pod new namespaces and let it join existing ones. A user namespace can be new or joined.
 #[test]
 fn are_joined_with_a_user_namespace_in_the_right_order() {
     if case().is_none() {
@@ -64,7 +64,7 @@ fn are_joined_with_a_user_namespace_in_the_right_order() {
         return;
     }
     let program = Program::new().unwrap();
-    // The user namespace owns the others: whoever joins them needs to be in it.
+    // The user namespace owns the two others, so an ordinary user can join them only after it.
     let kinds = [Namespace::Net, Namespace::User, Namespace::Ipc];
     let owner = program.sandbox().new_namespaces(kinds).spawn().unwrap();
     let mut builder = program.sandbox().new_namespaces([Namespace::Pid, Namespace::Uts]);
@@ -78,7 +78,8 @@ fn are_joined_with_a_user_namespace_in_the_right_order() {
     assert_eq!(status(joined.pid(), "NSpid"), format!("{} 1", joined.pid()));
 
     if is_root() {
-        // CNI has made a network namespace of the machine's, and the pod has a user namespace.
+        // A CNI plugin has created the network namespace, which the machine's user namespace owns. The pod
+        // has a user namespace of its own.
         let cni = program.sandbox().new_namespaces([Namespace::Net]).spawn().unwrap();
         let pod = program
             .sandbox()
@@ -94,7 +95,7 @@ fn are_joined_with_a_user_namespace_in_the_right_order() {
 #[test]
 fn ids_are_mapped() {
     if !is_root() {
-        skip!("root", "an ordinary user maps the own id only");
+        skip!("root", "an ordinary user can map only their own id");
     }
     let program = Program::new().unwrap();
     let builder = program.sandbox().new_namespaces([Namespace::User]);
@@ -121,7 +122,7 @@ fn host_name_is_set() {
     assert_eq!(said.trim_end(), long);
 }
 
-/// The root is a folder, and nothing of the machine is mounted any more.
+/// The root is a folder, and the sandbox has no other mount.
 #[test]
 fn root_is_changed() {
     if case().is_none() {
@@ -144,7 +145,7 @@ fn root_is_changed() {
     }
 }
 
-/// Runs in a mount namespace of its own, in which mounts end with the test.
+/// Runs in a mount namespace of its own, so that its mounts end with the test.
 #[test]
 fn pinned_ones_outlive_pause() {
     let test = "namespaces::pinned_ones_outlive_pause";
@@ -168,7 +169,7 @@ fn pinned_ones_outlive_pause() {
         assert_eq!(again.kind(), std::io::ErrorKind::AlreadyExists);
     }
     first.terminate().unwrap();
-    // The runtime starts another pause, which takes them over.
+    // The runtime starts another pause, which joins the pinned namespaces.
     let mut builder = program.sandbox();
     for kind in kinds {
         builder = builder.join_path(kind, pin(kind));
@@ -194,10 +195,10 @@ fn unprivileged_user_cannot_pin() {
     let error = sandbox.pin(Namespace::Net, &path).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
     assert!(error.to_string().contains("pin the net namespace"), "{error}");
-    assert!(!path.exists(), "what failed leaves no file");
+    assert!(!path.exists(), "a pin that fails leaves no file");
 }
 
-/// The rule for mounts: what is mounted in the sandbox does not show up outside.
+/// Mounts in the sandbox do not appear outside of it.
 #[test]
 fn mounts_do_not_propagate_out() {
     let test = "namespaces::mounts_do_not_propagate_out";
@@ -205,7 +206,7 @@ fn mounts_do_not_propagate_out() {
         if !is_root() {
             skip!("root", "only mounts of root propagate");
         }
-        // Mounts here propagate, as those of a machine with systemd do.
+        // Mounts propagate in this mount namespace, as they do on a machine with systemd.
         let shell = ["unshare", "--mount", "--propagation", "shared"];
         succeeds(&mut again_in(&shell, test, "inside"));
         return;
@@ -231,7 +232,7 @@ fn mounts_do_not_propagate_out() {
     rustix::mount::unmount(folder.path(), rustix::mount::UnmountFlags::empty()).unwrap();
 }
 
-/// All kinds at once, for a pod that shares its PID namespace.
+/// With all kinds at once, as in a pod whose containers share its PID namespace.
 #[test]
 fn containers_see_those_of_the_sandbox() {
     let program = Program::new().unwrap();

@@ -17,7 +17,7 @@ use crate::harness::{
     handled, has_children, ignore, is_readable, is_root, programs, sandbox, status, succeeds,
 };
 
-/// The whole life of a sandbox, in each form of the program, as root and as anybody else.
+/// The whole life of a sandbox, in each form of the program, as this user and as an ordinary user.
 #[test]
 fn holds_from_spawn_to_terminate() {
     if case().is_none() {
@@ -36,7 +36,7 @@ fn holds_from_spawn_to_terminate() {
         let mut sandbox =
             sandbox(&program, &KINDS).host_name("pod-1").stderr(stderr).spawn().unwrap();
         let pid = sandbox.pid();
-        // It is ready: nothing is open in it but standard input, output and error.
+        // pause is ready: it has only standard input, output and error open.
         let files = fs::read_dir(format!("/proc/{pid}/fd")).map(|files| files.count());
         if is_root() {
             assert_eq!(files.unwrap(), 3);
@@ -47,7 +47,7 @@ fn holds_from_spawn_to_terminate() {
             assert_eq!(link("cwd").to_str(), Some("/"));
         }
         assert_eq!(status(pid, "NSpid"), format!("{pid} 1"));
-        // A session and a process group of its own: no terminal reaches it.
+        // pause has its own session and process group, so signals of the caller's terminal do not reach it.
         assert_eq!(status(pid, "NSsid"), format!("{pid} 1"));
         assert_eq!(status(pid, "NSpgid"), format!("{pid} 1"));
         assert_eq!(status(pid, "NoNewPrivs"), "1");
@@ -88,7 +88,7 @@ fn runs_as_nobody_by_default() {
         builder.map_uids(0, 200_000, count).map_gids(0, 200_000, count)
     };
     assert_eq!(ids(&mapped(65_536).spawn().unwrap()), four(265_535));
-    // Where 65535 is not mapped, it is root of its namespace, and not of the machine.
+    // If 65535 is not mapped, pause is root of its user namespace, but not of the machine.
     assert_eq!(ids(&mapped(1_000).spawn().unwrap()), four(200_000));
     assert_eq!(ids(&mapped(1_000).user(5, 5).spawn().unwrap()), four(200_005));
 }
@@ -104,7 +104,7 @@ fn stderr_is_dev_null_by_default() {
     assert_eq!(link.to_str(), Some("/dev/null"));
 }
 
-/// A runtime may have closed them, so that new descriptors get their numbers.
+/// If a runtime has closed its standard streams, new descriptors get the numbers 0 to 2.
 #[test]
 fn starts_when_the_runtime_has_closed_standard_streams() {
     if case().is_none() {
@@ -122,7 +122,7 @@ fn starts_when_the_runtime_has_closed_standard_streams() {
         sandbox.terminate().ok()?.code()
     };
     let ends = [start(Program::new()), start(Ok(Program::without_exec()))];
-    // There is no stderr to say it on.
+    // There is no stderr for the message of an assertion.
     exit(if ends == [Some(0); 2] { 0 } else { 1 })
 }
 
@@ -133,7 +133,7 @@ fn is_killed_and_reaped_on_drop() {
     let pidfd = sandbox.pidfd().try_clone_to_owned().unwrap();
     let pid = sandbox.pid();
     drop(sandbox);
-    assert!(is_readable(&pidfd, Duration::ZERO), "it has ended");
+    assert!(is_readable(&pidfd, Duration::ZERO), "it should have ended");
     assert_eq!(pidfd_send_signal(&pidfd, Signal::KILL), Err(rustix::io::Errno::SRCH), "{pid}");
 }
 
@@ -148,7 +148,8 @@ fn kill_with_parent_kills_it_with_the_runtime() {
     ends_with_its_runtime("process::kill_with_parent_kills_it_with_the_runtime", true);
 }
 
-/// A runtime starts a sandbox, gives it up and ends.
+/// A runtime starts a sandbox, takes its pidfd and ends. The sandbox ends with it only if that
+/// `is_asked_for`.
 fn ends_with_its_runtime(test: &str, is_asked_for: bool) {
     if case().is_some() {
         let program = Program::new().unwrap();
@@ -167,23 +168,24 @@ fn ends_with_its_runtime(test: &str, is_asked_for: bool) {
     let mut runtime = Guard(runtime);
     let mut lines = io::BufRead::lines(io::BufReader::new(runtime.0.stdout.take().unwrap()));
     let pid = lines.find_map(|line| line.unwrap().strip_prefix("pid ")?.parse().ok()).unwrap();
-    // It is the child of another, which does not reap it before the end of its standard input.
+    // The sandbox is a child of the runtime, which lives until its stdin is closed and never reaps the
+    // sandbox. So the PID is not reused meanwhile.
     let pidfd = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
-    assert!(!is_readable(&pidfd, Duration::ZERO), "it lives");
+    assert!(!is_readable(&pidfd, Duration::ZERO), "it should be alive");
     drop(runtime.0.stdin.take());
     assert!(runtime.0.wait().unwrap().success());
     if is_asked_for {
-        assert!(is_readable(&pidfd, DEADLINE), "it outlives its runtime");
+        assert!(is_readable(&pidfd, DEADLINE), "it should end with its runtime");
     } else {
-        assert!(!is_readable(&pidfd, Duration::from_millis(200)), "it died with its runtime");
-        // The next runtime takes it over. It is not the parent, and so is not told the status.
+        assert!(!is_readable(&pidfd, Duration::from_millis(200)), "it should outlive its runtime");
+        // The next runtime takes the sandbox over. As it is not the parent, it cannot get the exit status.
         let mut sandbox = Sandbox::from_pidfd(pidfd.try_clone().unwrap()).unwrap();
         assert_eq!(sandbox.pid(), pid as u32);
         let mut command = Command::new("sh");
         command.args(["-c", "exit $(($$ - 2))"]); // the second process in the PID namespace
         assert_eq!(sandbox.start(command).unwrap().wait().unwrap().code(), Some(0));
         assert_eq!(sandbox.terminate().unwrap_err().kind(), ErrorKind::NotFound);
-        assert!(is_readable(&pidfd, Duration::ZERO), "it has ended by then");
+        assert!(is_readable(&pidfd, Duration::ZERO), "it should have ended");
         drop(sandbox);
         assert_eq!(Sandbox::from_pidfd(pidfd).unwrap_err().kind(), ErrorKind::NotFound);
         let other = fs::File::open("/dev/null").unwrap();
@@ -192,7 +194,7 @@ fn ends_with_its_runtime(test: &str, is_asked_for: bool) {
     }
 }
 
-/// Such a runtime has its children reaped by the kernel.
+/// The kernel reaps the children of such a runtime.
 #[test]
 fn starts_and_ends_under_a_runtime_that_ignores_sigchld() {
     if case().is_none() {
@@ -209,7 +211,7 @@ fn starts_and_ends_under_a_runtime_that_ignores_sigchld() {
     assert!(!has_children());
 }
 
-/// The child of a runtime with handlers has none of them run, and no signal to it is lost.
+/// The signal handlers of a runtime do not run in its new sandbox, and SIGTERM to the sandbox is not lost.
 #[test]
 fn runs_no_handler_of_the_runtime() {
     if case().is_none() {
@@ -222,7 +224,7 @@ fn runs_no_handler_of_the_runtime() {
     for program in programs() {
         for _ in 0..20 {
             let mut sandbox = sandbox(&program, &[Namespace::Pid]).spawn().unwrap();
-            // The first has no effect on PID 1, and the second ends it.
+            // SIGHUP has no effect on PID 1, and SIGTERM ends it.
             for signal in [Signal::HUP, Signal::TERM] {
                 pidfd_send_signal(sandbox.pidfd(), signal).unwrap();
             }
@@ -230,7 +232,7 @@ fn runs_no_handler_of_the_runtime() {
         }
     }
     assert_eq!(handled().load(Ordering::Relaxed), 0);
-    // The negative control: a handler counts.
+    // The negative control: the handler counts a signal to this process.
     crate::harness::raise(libc::SIGUSR1);
     assert_eq!(handled().load(Ordering::Relaxed), 1);
 }
@@ -242,13 +244,13 @@ fn wait_returns_the_status() {
     killed.kill().unwrap();
     assert_eq!(killed.wait().unwrap().signal(), Some(libc::SIGKILL));
     assert!(killed.namespace(Namespace::Pid).is_err(), "it has ended");
-    // As other signals do where pause is not PID 1.
+    // If pause is not PID 1, other signals kill it, too.
     let mut sandbox = sandbox(&program, &[Namespace::Uts]).spawn().unwrap();
     pidfd_send_signal(sandbox.pidfd(), Signal::USR1).unwrap();
     assert_eq!(sandbox.wait().unwrap().signal(), Some(libc::SIGUSR1));
 }
 
-/// A runtime without a right to execute memfds.
+/// The runtime cannot execute memfds, because `vm.memfd_noexec` is 2.
 #[test]
 fn starts_without_executable_memfds() {
     let test = "process::starts_without_executable_memfds";
@@ -295,7 +297,7 @@ fn starts_without_executable_memfds() {
 #[test]
 fn starts_in_the_given_cgroup() {
     let Some(cgroup) = Cgroup::new("start") else {
-        crate::harness::skip!("cgroup", "no folder of cgroup v2 can be made here");
+        crate::harness::skip!("cgroup", "no cgroup v2 can be created here");
     };
     let program = Program::new().unwrap();
     let sandbox = sandbox(&program, &KINDS).cgroup(&cgroup.0).spawn().unwrap();
@@ -303,22 +305,23 @@ fn starts_in_the_given_cgroup() {
     assert_eq!(processes.trim(), sandbox.pid().to_string());
 }
 
-/// A folder of cgroup v2, which is removed when this is dropped.
+/// The folder of a cgroup, which is removed when this is dropped.
 pub struct Cgroup(pub PathBuf);
 
 impl Cgroup {
+    /// Creates a cgroup v2, if that is possible here.
     pub fn new(name: &str) -> Option<Self> {
         Self::below(&Self::root()?, name)
     }
 
-    /// In this folder of either version.
+    /// Creates a cgroup below this one, which may be of v1 or v2.
     pub fn below(folder: &Path, name: &str) -> Option<Self> {
         let path = folder.join(format!("podpause-test-{name}-{}", std::process::id()));
         fs::create_dir(&path).ok()?;
         Some(Self(path))
     }
 
-    /// Where cgroup v2 is mounted.
+    /// The root of cgroup v2, if it is mounted.
     pub fn root() -> Option<PathBuf> {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         mounts.lines().find_map(|line| {
@@ -339,7 +342,8 @@ impl Drop for Cgroup {
     }
 }
 
-/// A container that was not reaped keeps PID 1 from being reaped: drop gives up, and does not hang.
+/// PID 1 does not end before every container in its PID namespace is reaped. If one is not, drop gives up
+/// instead of hanging.
 #[test]
 fn does_not_hang_on_drop_if_a_container_is_not_reaped() {
     let program = Program::new().unwrap();

@@ -1,9 +1,9 @@
 //! Checks pause's constants and struct layouts against the independent definitions of the libc crate.
 //!
 //! The check happens at compile time, and needs no standard library: `cargo check -p abi-check --target T`.
-//! What libc lacks is repeated here, with the Linux file that defines it.
+//! Values that libc lacks are written here, with the Linux file that defines them.
 #![no_std]
-#![expect(dead_code, unused_imports, unused_macros, reason = "most of this has its use elsewhere")]
+#![expect(dead_code, unused_imports, unused_macros, reason = "other crates use most of this")]
 
 #[path = "../../../src/arch/mod.rs"]
 mod arch;
@@ -14,12 +14,12 @@ mod start;
 #[path = "../../../src/sys.rs"]
 mod sys;
 
-/// What the ELF header wants to have the address of.
+/// The entry point: the ELF header contains its address.
 unsafe extern "C" fn _start() -> ! {
     arch::exit(0)
 }
 
-/// Both are the same number, whatever their types.
+/// Checks that both values of each pair are the same number, whatever their types.
 macro_rules! same {
     ($($ours:expr => $theirs:expr,)*) => {
         $(const _: () = assert!($ours as i128 == $theirs as i128, stringify!($ours));)*
@@ -44,8 +44,9 @@ mod calls {
         WRITE => libc::SYS_write,
     }
 
-    // Of Linux 5.1, for 32-bit architectures, where libc has them under these names only on some:
-    // `arch/x86/entry/syscalls/syscall_32.tbl` and `arch/arm/tools/syscall.tbl` have the same numbers.
+    // Linux 5.1 added these calls on 32-bit architectures. libc has them under these names on only some of
+    // those. `arch/x86/entry/syscalls/syscall_32.tbl` and `arch/arm/tools/syscall.tbl` have the same
+    // numbers.
     #[cfg(target_pointer_width = "32")]
     same! {
         PPOLL_TIME64 => 414,
@@ -92,8 +93,8 @@ mod layouts {
         offset_of!(PollFd, revents) => offset_of!(libc::pollfd, revents),
     }
 
-    // `sigset_t` of the kernel has `_NSIG` bits, which are 64 (`arch/*/include/uapi/asm/signal.h`),
-    // in words of the machine; that of libc is larger.
+    // The kernel's `sigset_t` consists of machine words with `_NSIG` bits in all. `_NSIG` is 64 on these
+    // architectures (`arch/*/include/uapi/asm/signal.h`). libc's `sigset_t` is larger.
     const NSIG: usize = 64;
     same! {
         size_of::<SignalSet>() => NSIG / 8,
@@ -101,8 +102,9 @@ mod layouts {
     }
     const _: () = assert!(cfg!(target_endian = "little") || size_of::<c_ulong>() == NSIG / 8);
 
-    // `struct sigaction` of the kernel (`include/linux/signal_types.h`; that of libc differs): the
-    // handler, the flags, the restorer on some architectures, and the set. It ends within `zero`.
+    // The kernel's `struct sigaction` (`include/linux/signal_types.h`) differs from libc's. It has the
+    // handler, the flags, the restorer on some architectures, and the set. It is not larger than ours, whose
+    // last field is `zero`.
     const _: () =
         assert!(size_of::<[c_ulong; 3]>() + size_of::<SignalSet>() <= size_of::<SignalAction>());
     same! {
@@ -110,14 +112,14 @@ mod layouts {
         offset_of!(SignalAction, zero) => size_of::<libc::sighandler_t>(),
     }
 
-    // `struct timespec` of ppoll is two long, and that of ppoll_time64 two i64
-    // (`__kernel_old_timespec` and `__kernel_timespec` in `include/uapi/linux/time_types.h`), whatever
-    // the C library has.
+    // Whatever the C library has, the `struct timespec` of ppoll consists of two longs, and that of
+    // ppoll_time64 of two i64s (`__kernel_old_timespec` and `__kernel_timespec` in
+    // `include/uapi/linux/time_types.h`). Both fit in the field `zero`.
     const _: () = assert!(size_of::<[c_long; 2]>() <= size_of::<[usize; 4]>());
     const _: () = assert!(size_of::<[i64; 2]>() <= size_of::<[usize; 4]>());
 
-    // `struct prctl_mm_map` (`include/uapi/linux/prctl.h`), which libc does not have: ours is that of
-    // a 64-bit kernel.
+    // libc lacks `struct prctl_mm_map` (`include/uapi/linux/prctl.h`). Ours, `MemoryMap`, has the layout of a
+    // 64-bit kernel.
     #[repr(C)]
     struct PrctlMmMap {
         code_to_env_end: [u64; 11],
@@ -135,7 +137,8 @@ mod layouts {
         offset_of!(MemoryMap, exe_fd) => 100,
         offset_of!(PrctlMmMap, auxv) => offset_of!(MemoryMap, auxv),
     }
-    // On a 64-bit kernel they are the same; on a 32-bit one, `exe_fd` is where we have `auxv_size`.
+    // On a 64-bit kernel, both layouts are the same. On a 32-bit kernel, `exe_fd` has the offset of our
+    // `auxv_size`.
     #[cfg(target_pointer_width = "64")]
     same! {
         size_of::<PrctlMmMap>() => size_of::<MemoryMap>(),
@@ -192,7 +195,7 @@ mod elf_header {
     use libc::EM_X86_64 as E_MACHINE;
     same! { arch::E_MACHINE => E_MACHINE, }
 
-    /// The fields are at the same offsets.
+    /// Checks that the fields are at the same offsets.
     macro_rules! same_fields {
         ($ours:ty, $theirs:ty: $($field:ident)*) => {
             same! { $(offset_of!($ours, $field) => offset_of!($theirs, $field),)* }

@@ -1,6 +1,6 @@
-//! Pods on our sandbox image, run by containerd as the kubelet would have it: through the CRI.
+//! Runs pods with pause as their sandbox in containerd. Like the kubelet, the tests use the CRI.
 //!
-//! The same checks run on `catatonit -P` as the sandbox, which shows whose fault a failure is.
+//! `lives_as_a_pod` also runs with `catatonit -P` as the sandbox: if both fail, pause is not at fault.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,13 +19,14 @@ use k8s_cri::v1::*;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// What containerd 1.x needs in a cage, in the table that the page's snippet has opened.
+/// Further settings that containerd 1.x needs in a cage (see `common::cage`). They continue the TOML table at
+/// the end of the snippet from docs/containerd.md.
 const IN_A_CAGE_1: &str = r#"
 restrict_oom_score_adj = true
 cni = { bin_dir = "/usr/lib/cni", conf_dir = "/run/cni" }
 "#;
 
-/// The same for containerd 2.x.
+/// The same settings for containerd 2.x.
 const IN_A_CAGE_2: &str = r#"
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
@@ -43,18 +44,18 @@ const NETWORK: &str = r#"{
     }]
 }"#;
 
-/// containerd in a cage, and a client.
+/// containerd in a cage, and the clients of its CRI.
 struct Containerd {
     runtime: tokio::runtime::Runtime,
     client: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
-    /// What it says of its version.
+    /// The output of `containerd --version`.
     version: String,
     _daemon: Job,
     cage: Cage,
 }
 
-/// A request with this in it.
+/// Makes a CRI message with these fields and the defaults of the others.
 macro_rules! request {
     ($type:ident { $($field:ident $(: $value:expr)?),* $(,)? }) => {
         $type { $($field $(: $value)?,)* ..Default::default() }
@@ -81,7 +82,7 @@ impl Containerd {
             cage.output(&["ctr", "version"]).status.success()
         });
         let mut archives = vec![images::busybox(&cage), images::catatonit(&cage)];
-        // It would have the parts of what is to be pulled.
+        // Not if containerd has to pull the sandbox image: from this archive, it would have the layer.
         if !sandbox.starts_with(REGISTRY) {
             archives.push(images::pause(&cage));
         }
@@ -103,7 +104,7 @@ impl Containerd {
             let status =
                 containerd.call(async |client| client.status(StatusRequest::default()).await);
             let conditions = status.status.unwrap().conditions;
-            // A newer containerd has another, which warns of settings that a later one will not know.
+            // Newer versions of containerd have another condition, which reports deprecated settings.
             let mut ready =
                 conditions.iter().filter(|condition| condition.r#type.ends_with("Ready"));
             ready.all(|condition| condition.status)
@@ -123,7 +124,7 @@ impl Containerd {
         self.runtime.block_on(call(&mut client)).unwrap().into_inner()
     }
 
-    /// The images that the CRI knows, by the names that they have in the tests.
+    /// The images that the CRI lists, by the first name of each.
     fn images(&self) -> BTreeMap<String, Image> {
         let mut client = self.images.clone();
         let list = self.runtime.block_on(client.list_images(ListImagesRequest::default()));
@@ -131,7 +132,7 @@ impl Containerd {
         images.map(|image| (image.repo_tags[0].clone(), image)).collect()
     }
 
-    /// One of them.
+    /// The image with this name.
     fn image(&self, name: &str) -> Image {
         let spec = request!(ImageSpec { image: name.into() });
         let status = request!(ImageStatusRequest { image: Some(spec) });
@@ -140,7 +141,7 @@ impl Containerd {
         answer.into_inner().image.unwrap_or_else(|| panic!("there is no {name}"))
     }
 
-    /// What describes a sandbox to the CRI.
+    /// The configuration of a sandbox, as the CRI takes it.
     fn sandbox(&self, name: &str, namespaces: NamespaceOption) -> PodSandboxConfig {
         let metadata = request!(PodSandboxMetadata {
             name: name.into(),
@@ -164,13 +165,14 @@ impl Containerd {
         })
     }
 
+    /// Starts a sandbox.
     fn run(&self, config: &PodSandboxConfig) -> Pod<'_> {
         let run = request!(RunPodSandboxRequest { config: Some(config.clone()) });
         let id = self.call(async |client| client.run_pod_sandbox(run).await).pod_sandbox_id;
         Pod { containerd: self, config: config.clone(), id }
     }
 
-    /// Everything of pods that there is in the cage: processes, mounts, network namespaces, cgroups.
+    /// Everything in the cage that belongs to pods: processes, mounts, network namespaces and cgroups.
     fn leftovers(&self) -> BTreeSet<String> {
         let names = |folder: PathBuf| {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -212,7 +214,7 @@ impl Pod<'_> {
         self.containerd.call(async |client| client.pod_sandbox_status(status).await)
     }
 
-    /// The sandbox's process, by its number in the cage.
+    /// The PID of the sandbox's process, in the cage.
     fn pid(&self) -> i32 {
         pid(&self.status().info["info"])
     }
@@ -284,7 +286,7 @@ impl Pod<'_> {
         String::from_utf8(answer.stdout).unwrap()
     }
 
-    /// Stops and removes the pod with all that is in it.
+    /// Stops and removes the pod with its containers.
     fn remove(self) {
         let stop = StopPodSandboxRequest { pod_sandbox_id: self.id.clone() };
         self.containerd.call(async |client| client.stop_pod_sandbox(stop).await);
@@ -293,7 +295,7 @@ impl Pod<'_> {
     }
 }
 
-/// The process id in what the CRI tells of a container.
+/// The PID in the verbose information that the CRI gives about a sandbox or a container.
 fn pid(info: &str) -> i32 {
     let info: serde_json::Value = serde_json::from_str(info).unwrap();
     info["pid"].as_i64().unwrap() as i32
@@ -307,7 +309,7 @@ fn namespaces(network: NamespaceMode, pid: NamespaceMode, ipc: NamespaceMode) ->
 const SHARED: fn() -> NamespaceOption =
     || namespaces(NamespaceMode::Pod, NamespaceMode::Pod, NamespaceMode::Pod);
 
-/// A pod whose containers share all, for its whole life.
+/// Takes a pod, whose containers share its network, PID and IPC namespaces, through its whole life.
 fn lives_as_a_pod(sandbox: &str, first: &str) {
     let Some(containerd) = Containerd::new(sandbox) else { return };
     let before = containerd.leftovers();
@@ -323,7 +325,7 @@ fn lives_as_a_pod(sandbox: &str, first: &str) {
     assert_eq!(pod.exec(&two, "hostname"), "pod\n");
     pod.exec(&two, "for i in 1 2 3 4 5 6 7 8 9; do (true &); done");
     until("the orphans were reaped", || containerd.cage.children(sandbox).is_empty());
-    // One container ends and comes again. The other, the sandbox and the address stay.
+    // Removes one container and starts it again. The other one, the sandbox and the address stay.
     let stop = StopContainerRequest { container_id: one.clone(), timeout: 0 };
     containerd.call(async |client| client.stop_container(stop).await);
     let remove = RemoveContainerRequest { container_id: one };
@@ -349,7 +351,7 @@ fn lives_as_a_pod_with_catatonit() {
     lives_as_a_pod(images::CATATONIT, "1 0 /catatonit -P");
 }
 
-/// Every way to share namespaces that Kubernetes knows.
+/// Tries each combination of the network, PID and IPC namespaces that a pod can ask for.
 #[test]
 fn namespace_options_take_effect() {
     let Some(containerd) = Containerd::new(PAUSE) else { return };
@@ -375,7 +377,8 @@ fn namespace_options_take_effect() {
     }
 }
 
-/// As kubeadm does it before an upgrade, in a sandbox under our seccomp profile.
+/// Runs the image as an ordinary container, as kubeadm does before an upgrade. Here, the sandbox and the
+/// container are under our seccomp profile.
 #[test]
 fn pause_answers_as_an_ordinary_container() {
     let Some(containerd) = Containerd::new(PAUSE) else { return };
@@ -409,8 +412,8 @@ fn pause_answers_as_an_ordinary_container() {
     pod.remove();
 }
 
-/// When the disk is full, the kubelet removes all images that no container has and that are not pinned.
-/// The image of the sandboxes has to stay: where there is no network, nothing brings it back.
+/// When the disk is nearly full, the kubelet removes images that no container uses and that are not pinned.
+/// The sandbox image has to stay: a node without a network cannot pull it again.
 #[test]
 fn sandbox_image_survives_garbage_collection() {
     let Some(containerd) = Containerd::new(PAUSE) else { return };
@@ -418,7 +421,7 @@ fn sandbox_image_survives_garbage_collection() {
     let images = containerd.images();
     assert_eq!(images[PAUSE].pinned, can_pin, "{}", containerd.version);
     assert!(!images[BUSYBOX].pinned && !images[images::CATATONIT].pinned);
-    // As it is pinned where another is configured for sandboxes.
+    // Pins another image with a label, by the command in docs/air-gapped.md.
     let pin = snippet("air-gapped.md", "sh", "pinned").replace(PAUSE, BUSYBOX);
     containerd.cage.run(&["sh", "-ec", &pin]);
     if can_pin {
@@ -426,7 +429,8 @@ fn sandbox_image_survives_garbage_collection() {
     }
     let images = containerd.images();
     for (name, image) in &images {
-        // What an older containerd does not say, the kubelet is told by its option.
+        // An older containerd does not report pinned images. There, the kubelet keeps the image that its
+        // option --pod-infra-container-image names.
         if image.pinned || !can_pin && name == PAUSE {
             continue;
         }
@@ -445,7 +449,7 @@ fn sandbox_image_survives_garbage_collection() {
 /// The address of a registry in a cage.
 const REGISTRY: &str = "127.0.0.1:5000";
 
-/// As on most nodes: the image of the sandboxes is in a registry, and the first pod makes containerd pull it.
+/// As on most nodes, the sandbox image is in a registry, and containerd pulls it for the first pod.
 #[test]
 fn pulls_its_image_from_a_registry() {
     for program in ["docker-registry", "skopeo"] {
@@ -478,7 +482,7 @@ fn pulls_its_image_from_a_registry() {
     cage.wait_for_pause(pod.pid());
     assert!(read_log().contains("\"GET /v2/infra/pause/blobs/sha256:"), "{}", read_log());
     pod.remove();
-    // It has the same id however it came: imported, or pulled by its tag or its digest.
+    // The image has the same ID whether it is imported, or pulled by its tag or by its digest.
     let inspect = ["skopeo", "inspect", "--raw", "--tls-verify=false", &there];
     let digest = cage.run(&["sh", "-c", &format!("{} | sha256sum", inspect.join(" "))]);
     let digest = digest.split_whitespace().next().unwrap();
@@ -493,7 +497,7 @@ fn pulls_its_image_from_a_registry() {
         let answer = containerd.runtime.block_on(client.pull_image(pull)).unwrap();
         assert_eq!(answer.into_inner().image_ref, imported, "{pulled}");
     }
-    // One for another platform, which the CRI cannot ask for, where the archive has all of them.
+    // If the archive has all platforms, ctr also pulls the image of another one, which the CRI cannot do.
     if std::env::var_os("PODPAUSE_PROGRAMS").is_some() {
         let foreign = ["--platform", "linux/s390x", "--snapshotter", "native"];
         let root = "/run/foreign";

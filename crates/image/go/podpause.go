@@ -1,20 +1,20 @@
-// Package podpause carries pause, the infra (pause) container of a Kubernetes pod, inside a runtime: it
-// starts it from memory, without any image or file.
+// Package podpause embeds pause, the infra (pause) container of a Kubernetes pod, in a runtime. The runtime
+// starts pause from memory, without an image or a file.
 //
-// pause holds the namespaces that it is started in. As PID 1 it has the kernel reap orphans. It ends with
+// pause holds the namespaces that it is started in. As PID 1, it lets the kernel reap orphans. It ends with
 // status 0 on SIGTERM or SIGINT.
 //
 //	program, err := podpause.Memfd() // once: all sandboxes share it
 //	…
 //	sandbox := podpause.Command(program)
 //	sandbox.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNET}
-//	err = podpause.Start(sandbox) // returns when pause holds
+//	err = podpause.Start(sandbox) // returns when pause is ready
 //	…
 //	err = sandbox.Process.Signal(syscall.SIGTERM)
 //	err = sandbox.Wait()
 //
-// It needs the standard library only, and a /proc. The program for each GOARCH is chosen by build tags;
-// that for arm is for ARMv7 and newer.
+// The package needs only the standard library and a mounted /proc. Build tags select the program for each
+// GOARCH. The program for arm needs ARMv7 or newer.
 package podpause
 
 import (
@@ -29,15 +29,17 @@ import (
 	"unsafe"
 )
 
-// Linux include/uapi/linux/memfd.h, fcntl.h, resource.h, and include/linux/sched.h.
+// Constants from Linux: include/uapi/linux/memfd.h and fcntl.h, include/uapi/asm-generic/resource.h, and
+// include/linux/sched.h.
 const (
 	memfdFlags   = 0x1 | 0x2 // MFD_CLOEXEC, MFD_ALLOW_SEALING
-	memfdExec    = 0x10      // MFD_EXEC, which Linux 6.3 and newer know
+	memfdExec    = 0x10      // MFD_EXEC, since Linux 6.3
 	addSeals     = 1033      // F_ADD_SEALS
 	seals        = 0xf       // F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE
+	sealExec     = 0x20      // F_SEAL_EXEC, since Linux 6.3
 	fileSize     = 1         // RLIMIT_FSIZE
 	isExiting    = 4         // PF_EXITING
-	flagsInStat  = 6         // the flags in /proc/PID/stat, counted from behind the name
+	flagsInStat  = 6         // the index of the flags among the fields after the name in /proc/PID/stat
 	pathOfMemory = "/proc/self/fd/3"
 )
 
@@ -46,13 +48,14 @@ func Bytes() []byte {
 	return append([]byte(nil), program...)
 }
 
-// Memfd returns a sealed memfd that has the program. One serves all sandboxes of a runtime, which then
-// share its page. It is closed on exec.
+// Memfd returns a sealed memfd that contains the program. One memfd serves all sandboxes of a runtime, which
+// then share its page. The memfd has FD_CLOEXEC.
 //
-// It fails with EACCES where the sysctl vm.memfd_noexec is 2, so that no memfd can be executed: write
-// Bytes to a file there. It fails with EFBIG where RLIMIT_FSIZE is lower than the size of the program.
+// Memfd fails with EACCES if the sysctl vm.memfd_noexec is 2, which forbids creating executable memfds. In
+// that case, write Bytes to a file. Memfd fails with EFBIG if RLIMIT_FSIZE is lower than the size of the
+// program.
 func Memfd() (*os.File, error) {
-	// A write beyond the limit would raise SIGXFSZ, which ends a Go program.
+	// A write beyond the limit would raise SIGXFSZ, which crashes a Go program.
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(fileSize, &limit); err == nil && uint64(limit.Cur) < uint64(len(program)) {
 		return nil, os.NewSyscallError("RLIMIT_FSIZE", syscall.EFBIG)
@@ -67,6 +70,7 @@ func Memfd() (*os.File, error) {
 	}
 	fd, errno := create(memfdFlags | memfdExec)
 	if errno == syscall.EINVAL {
+		// Before Linux 6.3, there is no MFD_EXEC, and every memfd can be executed.
 		fd, errno = create(memfdFlags)
 	}
 	if errno != 0 {
@@ -77,16 +81,27 @@ func Memfd() (*os.File, error) {
 		file.Close()
 		return nil, err
 	}
-	if _, _, errno = syscall.Syscall(syscall.SYS_FCNTL, fd, addSeals, seals); errno != 0 {
+	seal := func(seals uintptr) syscall.Errno {
+		_, _, errno := syscall.Syscall(syscall.SYS_FCNTL, fd, addSeals, seals)
+		return errno
+	}
+	errno = seal(seals | sealExec)
+	if errno == syscall.EINVAL {
+		// Before Linux 6.3, there is no seal for the mode of the file.
+		errno = seal(seals)
+	}
+	if errno != 0 {
 		file.Close()
 		return nil, os.NewSyscallError("F_ADD_SEALS", errno)
 	}
 	return file, nil
 }
 
-// Command returns a command that executes the program from this memfd, or from any file that has it,
-// with the name /pause and an empty environment. Its SysProcAttr says which namespaces it makes, and is
-// for the caller to set. Of ExtraFiles, the first is taken. Start it by Start.
+// Command returns a command that executes the program from this memfd, or from any other file that contains
+// the program, with the name /pause and an empty environment.
+//
+// The caller sets SysProcAttr, which says which namespaces are created. The first of ExtraFiles is the
+// program, so append to ExtraFiles and do not replace it. Start the command with Start.
 func Command(program *os.File) *exec.Cmd {
 	return &exec.Cmd{
 		Path:       pathOfMemory,
@@ -96,11 +111,14 @@ func Command(program *os.File) *exec.Cmd {
 	}
 }
 
-// Start starts a command of Command, and returns when pause holds: it reaps, it takes signals, and no
-// descriptor of the caller is open in it. On an error no process is left.
+// Start starts a command that Command returned, and returns when pause is ready: it holds the namespaces,
+// reaps orphans and takes signals, and it has no inherited descriptor above 2. After an error, no process is
+// left.
 //
-// pause closes what it inherits as the last thing before it sleeps. A process that another goroutine
-// starts meanwhile may have a copy of the same pipe until it is executed: Start then waits for that.
+// Start passes the write end of a pipe to pause and waits for EOF. The last thing that pause does before it
+// sleeps is to close inherited descriptors other than 0, 1 and 2. If another goroutine starts a process
+// meanwhile, that process may hold a copy of the pipe's write end until its exec. Start then waits for that
+// exec.
 func Start(command *exec.Cmd) error {
 	ready, writer, err := os.Pipe()
 	if err != nil {
@@ -119,7 +137,7 @@ func Start(command *exec.Cmd) error {
 		command.Wait()
 		return fmt.Errorf("wait for pause: %w", err)
 	}
-	// The pipe of a process that has died has come to its end, too.
+	// EOF also occurs if the process has died.
 	if isEnding(command.Process.Pid) {
 		command.Process.Kill()
 		command.Wait()
@@ -128,7 +146,8 @@ func Start(command *exec.Cmd) error {
 	return nil
 }
 
-// isEnding says whether the kernel has begun to end a process, as far as /proc can tell.
+// isEnding reports whether the kernel has begun to end a process, according to /proc/PID/stat. It returns
+// false if that file cannot be read.
 func isEnding(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

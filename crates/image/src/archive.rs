@@ -8,8 +8,8 @@ use crate::timestamp::Time;
 
 /// The root file system, as a tar archive.
 ///
-/// `/usr/bin/pod` is a path that some runtimes start: OpenShift's, and Kata's in some setups. Directories
-/// come first because that compresses a little better.
+/// Some runtimes start the program as `/usr/bin/pod`: OpenShift's, and Kata Containers in some setups.
+/// Directories come first because that compresses a little better.
 pub fn layer(program: &[u8], created: Time) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut append = |path, kind, link: Option<&str>, bytes: &[u8]| {
@@ -26,7 +26,7 @@ pub fn layer(program: &[u8], created: Time) -> Result<Vec<u8>> {
     Ok(archive.into_inner()?)
 }
 
-/// A header of a file of root, in the POSIX ustar format.
+/// A tar header for a file that belongs to root, in the POSIX ustar format.
 pub fn header(kind: EntryType, mode: u32, size_bytes: usize, modified: Time) -> tar::Header {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(kind);
@@ -41,11 +41,12 @@ pub fn header(kind: EntryType, mode: u32, size_bytes: usize, modified: Time) -> 
 /// Compresses with gzip. The header has no file name and no time.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut compressed = Vec::new();
-    // Block splitting would take ten times as long as everything else, and saves a few bytes or loses a few.
+    // Block splitting takes ten times as long as everything else together, and changes the size by only a few
+    // bytes, up or down.
     let options = Options { maximum_block_splits: 1, ..Options::default() };
     let encoder = GzipEncoder::new(options, BlockType::Dynamic, &mut compressed);
-    let mut encoder = encoder.expect("a vector takes all");
-    encoder.write_all(bytes).expect("a vector takes all");
-    encoder.finish().expect("a vector takes all");
+    let mut encoder = encoder.expect("writing to a vector cannot fail");
+    encoder.write_all(bytes).expect("writing to a vector cannot fail");
+    encoder.finish().expect("writing to a vector cannot fail");
     compressed
 }

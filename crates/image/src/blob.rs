@@ -14,28 +14,28 @@ pub struct Blob {
 }
 
 impl Blob {
-    /// A blob of these bytes.
+    /// Makes a blob of these bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
         let digest = sha256(&bytes).parse().expect("sha256 gives a digest");
         Self { bytes, digest }
     }
 
-    /// A blob of canonical JSON: no spaces, sorted keys.
+    /// Makes a blob of canonical JSON: the keys are sorted, and there are no spaces between tokens.
     pub fn json(value: &impl Serialize) -> Result<Self> {
         Ok(Self::new(value.to_canon_json_vec()?))
     }
 
-    /// The descriptor that refers to it.
+    /// A descriptor that refers to the blob.
     pub fn descriptor(&self, media_type: MediaType) -> Descriptor {
         Descriptor::new(media_type, self.bytes.len() as u64, self.digest.clone())
     }
 
-    /// Its digest, with the algorithm.
+    /// The digest, with the algorithm.
     pub fn digest(&self) -> String {
         format!("sha256:{}", self.digest)
     }
 
-    /// Its path in a layout.
+    /// The path of the blob in a layout.
     pub fn path(&self) -> String {
         format!("blobs/sha256/{}", self.digest)
     }

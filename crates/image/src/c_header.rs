@@ -8,11 +8,12 @@ use crate::platform::{Platform, file_name};
 /// The name of the file.
 pub const FILE_NAME: &str = "pause.h";
 
-/// The header: an array for each platform, and `pause_elf` for the platform of the C compiler.
+/// The header: for each platform, an array with its program. The macro `pause_elf` names the array for the
+/// platform that the C compiler targets.
 pub fn text(platforms: &[PlatformImage]) -> String {
     let mut text =
         String::from("/* The program pause, for each platform: a static ELF executable. */\n");
-    let mut line = |line: String| writeln!(text, "{line}").expect("a string takes everything");
+    let mut line = |line: String| writeln!(text, "{line}").expect("a string can always grow");
     line("#ifndef PODPAUSE_PAUSE_H\n#define PODPAUSE_PAUSE_H\n".into());
     line(format!("#define PAUSE_VERSION \"{}\"", env!("CARGO_PKG_VERSION")));
     for part in platforms {
@@ -37,7 +38,7 @@ fn array(part: &PlatformImage) -> String {
     file_name(part.platform).replace('-', "_")
 }
 
-/// The macros that a C compiler predefines for a platform.
+/// The preprocessor condition for a platform, made of macros that C compilers predefine.
 fn condition(platform: &Platform) -> &'static str {
     match platform.arch {
         "x86_64" => "defined(__x86_64__)",

@@ -11,8 +11,9 @@ use tempfile::TempDir;
 use walkdir::WalkDir;
 
 /// A description of pause.
-pub const DESCRIPTION: &str = "The infra (pause) container of a Kubernetes pod: holds its namespaces, \
-                               reaps its orphans, and sleeps in two pages";
+pub const DESCRIPTION: &str = "The infra (pause) container of a Kubernetes pod: holds its \
+                               namespaces, reaps its orphans, and keeps only two pages of memory \
+                               while it sleeps";
 
 /// A compiler, and a directory with the source.
 pub struct Compiler {
@@ -23,7 +24,7 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// The compiler in the environment variable RUSTC, or `rustc`.
+    /// Uses the compiler in the environment variable RUSTC, or `rustc`.
     pub fn new() -> Result<Self> {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let output = Command::new(&rustc).arg("--version").output().with_context(|| {
@@ -33,7 +34,7 @@ impl Compiler {
             bail!("{} --version: {}", rustc.display(), String::from_utf8_lossy(&output.stderr));
         }
         let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let folder = tempfile::tempdir().context("make a temporary folder")?;
+        let folder = tempfile::tempdir().context("create a temporary directory")?;
         write_source(folder.path()).with_context(|| format!("write {folder:?}"))?;
         Ok(Self { rustc, folder, version })
     }
@@ -53,7 +54,7 @@ impl Compiler {
         Ok(files)
     }
 
-    /// The bytes of the program for this platform.
+    /// Compiles the program for this platform, and returns its bytes.
     pub fn compile(&self, platform: &Platform) -> Result<Vec<u8>> {
         let Platform { name, target, .. } = platform;
         let pause = self.folder.path().join("pause");

@@ -39,7 +39,7 @@ pub fn files(platforms: &[PlatformImage]) -> Files {
             format!(
                 "package podpause\n\nimport _ \"embed\"\n\n\
                  //go:embed {name}\nvar program []byte\n\n\
-                 // The system call memfd_create(2), for which package syscall has no name.\n\
+                 // The number of memfd_create(2). Package syscall lacks it on some architectures.\n\
                  const memfdCreate = {number}\n"
             ),
         );

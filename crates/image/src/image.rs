@@ -52,12 +52,12 @@ impl PlatformImage {
         Ok(Self { platform, program, layer, config, manifest })
     }
 
-    /// The bytes that a node fetches.
+    /// How many bytes a node fetches for this platform, besides the index.
     pub fn size_bytes(&self) -> usize {
         self.manifest.bytes.len() + self.config.bytes.len() + self.layer.bytes.len()
     }
 
-    /// Its descriptor in the index.
+    /// The descriptor of the image in the index.
     fn descriptor(&self) -> Result<Descriptor> {
         let mut platform =
             PlatformBuilder::default().os("linux").architecture(self.platform.architecture());
@@ -82,15 +82,15 @@ pub struct Image {
     pub referrers: Vec<Referrer>,
     /// The empty configuration that an artifact needs (OCI image specification 1.1).
     pub empty: Blob,
-    /// The index of the referrers, for registries without an API for them.
+    /// The index of the referrers, for registries without the referrers API.
     pub referrers_index: Blob,
 }
 
 /// An artifact that refers to the image (OCI image specification 1.1, "Guidelines for Artifact Usage").
 pub struct Referrer {
-    /// The name of its file.
+    /// The name of the file with the content.
     pub file_name: &'static str,
-    /// Its content.
+    /// The content.
     pub content: Blob,
     /// The manifest, which has the content as its layer and the index of the image as its subject.
     pub manifest: Blob,
@@ -122,7 +122,7 @@ impl Referrer {
         Ok(Self { file_name, content, manifest: Blob::json(&manifest)?, media_type })
     }
 
-    /// Its descriptor in an index.
+    /// The descriptor of the artifact in an index.
     pub fn descriptor(&self) -> Descriptor {
         let mut descriptor = self.manifest.descriptor(MediaType::ImageManifest);
         descriptor.set_artifact_type(Some(self.media_type.into()));
@@ -144,7 +144,7 @@ impl Image {
             .map(|platform| {
                 progress(platform);
                 let program = compiler.compile(platform);
-                // The signal ends the compiler, too. Report the signal, not a failed compiler.
+                // Ctrl-C in a terminal ends the compiler, too. Report the signal, not a failed compilation.
                 interrupt::check()?;
                 PlatformImage::new(platform, program?, created)
             })
@@ -187,7 +187,7 @@ impl Image {
         Ok(Self { compiler: compiler.version, platforms, index, referrers, empty, referrers_index })
     }
 
-    /// The tag of the referrers in a registry without an API for them (OCI distribution specification 1.1,
+    /// The tag of the referrers in a registry without the referrers API (OCI distribution specification 1.1,
     /// "Referrers Tag Schema").
     pub fn referrers_tag(&self) -> String {
         self.index.digest().replace(':', "-")
@@ -210,11 +210,12 @@ fn annotations(created: Time) -> HashMap<String, String> {
 
 /// The configuration. `layer` is the archive before compression.
 ///
-/// It has no labels, because containerd copies labels to each sandbox. It has no time and no history, which are
-/// optional, because each byte counts. The manifest has the time.
+/// It has no labels, because containerd copies labels to each sandbox. The creation time and the history are
+/// optional, and left out because each byte counts. The manifest has the time.
 fn config(platform: &Platform, layer: &[u8]) -> Result<impl Serialize> {
     let config = ConfigBuilder::default()
-        // An Entrypoint, because kubeadm passes arguments, which would replace a Cmd.
+        // An Entrypoint, not a Cmd: before an upgrade, kubeadm runs its pause image with the argument -v,
+        // which would replace a Cmd.
         .entrypoint(["/pause".to_owned()])
         .env(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()])
         .user("65535:65535")

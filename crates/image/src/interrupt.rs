@@ -6,12 +6,13 @@ use anyhow::{Context, Result, ensure};
 
 static CAUGHT: AtomicBool = AtomicBool::new(false);
 
-/// Records these signals instead of ending the program.
+/// Makes SIGINT, SIGTERM and SIGHUP set `CAUGHT` instead of ending the program.
 pub fn catch() -> Result<()> {
-    ctrlc::set_handler(|| CAUGHT.store(true, Ordering::Relaxed)).context("catch SIGINT and SIGTERM")
+    ctrlc::set_handler(|| CAUGHT.store(true, Ordering::Relaxed))
+        .context("catch SIGINT, SIGTERM and SIGHUP")
 }
 
-/// Fails if one of them has arrived.
+/// Fails if one of these signals has arrived.
 pub fn check() -> Result<()> {
     ensure!(!CAUGHT.load(Ordering::Relaxed), "interrupted: nothing was written");
     Ok(())

@@ -1,8 +1,8 @@
-//! Writes the OCI image of `pause`, the infra container of a pod. The image is reproducible, and building it needs
-//! only Rust.
+//! Writes the OCI image of `pause`, the infra container of a pod. The image is reproducible, and building it
+//! needs only Rust.
 //!
 //! [`compiler`] compiles the program, [`mod@image`] builds the image in memory, and [`output`] writes it.
-//! [`mod@verify`] compares it with an image that was written before.
+//! [`mod@verify`] compares an image that was written earlier with a new build.
 
 mod archive;
 mod blob;
@@ -36,7 +36,7 @@ use verify::Written;
 #[derive(Parser)]
 #[command(version, after_help = HELP)]
 struct Arguments {
-    /// The directory to write; it must not exist, or be empty
+    /// The directory to write, which must be empty or not exist yet
     #[arg(long, value_name = "FOLDER", required_unless_present_any = ["verify", "list_platforms"])]
     out: Option<PathBuf>,
     /// Platforms such as linux/arm64, separated by commas, or `all` [default: this machine's]
@@ -48,7 +48,7 @@ struct Arguments {
     /// The git commit of the source, for the provenance
     #[arg(long, value_name = "COMMIT", value_parser = commit)]
     revision: Option<String>,
-    /// Write nothing: rebuild the image in this directory or layout, and print the differences
+    /// Write nothing: build again the image that this directory or OCI layout contains, and print differences
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "platform", "tag", "revision"])]
     verify: Option<PathBuf>,
     /// Write nothing: print each platform and its compiler target
@@ -56,7 +56,7 @@ struct Arguments {
     list_platforms: bool,
 }
 
-/// The last element is `pause`, because monitoring tools recognise the infra container by that.
+/// The last element is `pause`, because monitoring tools recognise the infra container by this name.
 const DEFAULT_NAME: &str = concat!("localhost/podpause/pause:", env!("CARGO_PKG_VERSION"));
 
 const HELP: &str = "\
@@ -68,7 +68,7 @@ Files in FOLDER:
   go/                       the programs as a Go module
   pause.cdx.json            the SBOM, in CycloneDX format
   pause.provenance.json     how it was built: an in-toto statement with SLSA provenance v1
-  SHA256SUMS                checksums of the files above, without those in directories
+  SHA256SUMS                checksums of the files above, except those in oci/ and go/
 
 Platforms:
   --list-platforms prints them. Each platform needs its target installed, for example:
@@ -85,10 +85,10 @@ Examples:
 
   podpause-image --out dist --platform all --tag registry.example/infra/pause:0.2.0
   skopeo copy --all oci:dist/oci:0.2.0 docker://registry.example/infra/pause:0.2.0
-  tag=$(jq -r '.manifests[0].digest' dist/oci/index.json | tr : -)    # of what refers to the image
+  tag=$(jq -r '.manifests[0].digest' dist/oci/index.json | tr : -)    # tag of SBOM and provenance
   skopeo copy --all oci:dist/oci:$tag docker://registry.example/infra/pause:$tag
 
-  podpause-image --verify dist         # with the compiler that the SBOM names";
+  podpause-image --verify dist         # needs the compiler version that the SBOM names";
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -118,7 +118,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     for part in &image.platforms {
         let (name, size_bytes) = (part.platform.name, part.size_bytes());
         if size_bytes > BUDGET_BYTES {
-            bail!("{name}: the image has {size_bytes} bytes, of {BUDGET_BYTES}");
+            bail!("{name}: the image has {size_bytes} bytes, more than the {BUDGET_BYTES} allowed");
         }
     }
     output.write(&output::files(&image, &arguments.tag, created)?)?;
@@ -127,7 +127,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Rebuilds the image in a directory, for its platforms and with its time, and compares the two.
+/// Builds the image in a directory again, with its platforms, time, name and commit, and compares the two.
 fn verify(folder: &Path) -> Result<()> {
     let written = Written::open(folder)?;
     let revision = written.revision()?;
@@ -135,13 +135,14 @@ fn verify(folder: &Path) -> Result<()> {
     let differences = written.differences(&built)?;
     if differences.is_empty() {
         print_table(&built);
-        println!("{} is the same", folder.display());
+        println!("{} is identical to the new build", folder.display());
         return Ok(());
     }
     for difference in &differences {
         println!("{difference}");
     }
-    bail!("it is not what {} builds: {} differences", built.compiler, differences.len());
+    let count = differences.len();
+    bail!("not identical to the new build with {}: {count} differences", built.compiler);
 }
 
 /// Builds the image, with a progress bar on a terminal.
@@ -168,20 +169,20 @@ fn print_table(image: &Image) {
     println!("{:33}  {}", "index", image.index.digest());
 }
 
-/// The full name of a git commit.
+/// Accepts the full hash of a git commit.
 fn commit(text: &str) -> Result<String, &'static str> {
     let is_hexadecimal = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     match is_hexadecimal && matches!(text.len(), 40 | 64) {
         true => Ok(text.to_owned()),
-        false => Err("not the full name of a commit, as `git rev-parse HEAD` prints it"),
+        false => Err("not the full hash of a commit, such as `git rev-parse HEAD` prints"),
     }
 }
 
-/// A name that all tools interpret alike: with a registry and a tag.
+/// Accepts a name with a registry and a tag, which all tools interpret alike.
 fn full_name(text: &str) -> Result<Reference, String> {
     let name: Reference = text.parse().map_err(|error| format!("{error}"))?;
     if name.digest().is_some() {
-        return Err("a digest cannot be chosen".into());
+        return Err("the name must not contain a digest".into());
     }
     if name.whole() != text {
         return Err(format!("not a full name with a tag; did you mean {name}?"));

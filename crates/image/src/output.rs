@@ -90,8 +90,8 @@ fn layout(image: &Image, name: &Reference, with_referrers: bool) -> Result<Files
 
 /// An archive of the layout, which also contains docker's `manifest.json`.
 ///
-/// It has no referrers, because without a name skopeo and podman accept only an archive with one image. Docker's
-/// format has one platform: the first.
+/// It has no referrers: if skopeo and podman are given no image name, they accept only an archive with one
+/// image. An entry of `manifest.json` describes an image for one platform, here the first.
 fn archive(image: &Image, name: &Reference, created: Time) -> Result<Vec<u8>> {
     let mut files = layout(image, name, false)?;
     let first = image.platforms.first().context("an image has a platform")?;
@@ -114,16 +114,16 @@ fn archive(image: &Image, name: &Reference, created: Time) -> Result<Vec<u8>> {
     Ok(archive.into_inner()?)
 }
 
-/// A temporary directory beside the output directory. It takes the place of the latter when it is complete.
+/// A temporary directory beside the output directory. When complete, it replaces the output directory.
 pub struct Output {
     out: PathBuf,
     staging: tempfile::TempDir,
 }
 
 impl Output {
-    /// Checks that the directory can be written, before anything is built.
+    /// Creates the temporary directory, so that an unusable `out` is reported before anything is built.
     pub fn new(out: &Path) -> Result<Self> {
-        // The real path of an existing directory, even for `.` or a symbolic link.
+        // The real path of an existing directory, even if `out` is `.` or a symbolic link.
         let out = match fs::canonicalize(out) {
             Ok(out) => out,
             Err(error) if error.kind() == ErrorKind::NotFound => std::path::absolute(out)?,
@@ -133,22 +133,24 @@ impl Output {
             let mut entries =
                 fs::read_dir(&out).with_context(|| format!("--out {}", out.display()))?;
             if entries.next().is_some() {
-                bail!("--out {}: it is not empty; remove it, or name another", out.display());
+                bail!("--out {}: it is not empty: remove it, or name another", out.display());
             }
         }
         let parent = out.parent().with_context(|| format!("--out {}", out.display()))?;
         let staging = tempfile::Builder::new()
             .prefix(".podpause-image-")
             .tempdir_in(parent)
-            .with_context(|| format!("--out {}: make a folder beside it", out.display()))?;
+            .with_context(|| format!("--out {}: create a directory beside it", out.display()))?;
         Ok(Self { out, staging })
     }
 
-    /// Writes the files. After an error, no file is left.
+    /// Writes the files. After an error, none of them is left.
     pub fn write(self, files: &Files) -> Result<()> {
         // A subdirectory, because only the owner can read the temporary directory itself.
         let folder = self.staging.path().join("out");
-        DirBuilder::new().create(&folder).with_context(|| format!("make {}", folder.display()))?;
+        DirBuilder::new()
+            .create(&folder)
+            .with_context(|| format!("create {}", folder.display()))?;
         for (path, bytes) in files {
             interrupt::check()?;
             let parent = folder.join(path).parent().map(fs::create_dir_all);
@@ -158,11 +160,11 @@ impl Output {
                 .with_context(|| format!("--out {}: write {path}", self.out.display()))?;
         }
         fs::rename(&folder, &self.out)
-            .with_context(|| format!("--out {}: move the files there", self.out.display()))
+            .with_context(|| format!("--out {}: move the written files there", self.out.display()))
     }
 }
 
-/// Writes a file and syncs it. A program becomes executable.
+/// Writes a file and syncs it. An ELF file becomes executable.
 fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mode = if bytes.starts_with(b"\x7fELF") { 0o777 } else { 0o666 };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;

@@ -21,11 +21,11 @@ pub fn named(name: &str) -> Result<&'static Platform> {
         return Ok(platform);
     }
     let names: Vec<_> = PLATFORMS.iter().map(|platform| platform.name).collect();
-    bail!("unknown platform `{name}`: it has to be `all`, or among {}", names.join(", "))
+    bail!("unknown platform `{name}`: expected `all` or one of {}", names.join(", "))
 }
 
-/// The platforms with these names, without duplicates and in the order of [`PLATFORMS`]. Without names, this
-/// machine's platform.
+/// The platforms with these names, without duplicates and in the order of [`PLATFORMS`]. If `names` is empty,
+/// this machine's platform.
 pub fn chosen(names: &[String]) -> Result<Vec<&'static Platform>> {
     let mut chosen = Vec::new();
     for name in names {
@@ -38,7 +38,7 @@ pub fn chosen(names: &[String]) -> Result<Vec<&'static Platform>> {
         chosen.extend(Platform::own());
     }
     if chosen.is_empty() {
-        bail!("pause is not made for this machine ({ARCH}): choose with --platform");
+        bail!("pause does not support this architecture ({ARCH}): give a platform with --platform");
     }
     Ok(PLATFORMS.iter().filter(|platform| chosen.contains(platform)).collect())
 }

@@ -1,7 +1,7 @@
 //! How the image was built: an in-toto statement with a SLSA provenance predicate.
 //!
-//! It has nothing that differs between two builds of the same source with the same compiler: no time,
-//! no machine and no identity. A signature adds those (`.github/workflows/release.yml`).
+//! It contains nothing that differs between two builds of the same source with the same compiler: no build
+//! time, no machine and no identity. A signature adds those (`.github/workflows/release.yml`).
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -12,11 +12,11 @@ use crate::image::PlatformImage;
 use crate::platform::file_name;
 use crate::timestamp::Time;
 
-/// Its media type (in-toto attestation framework, `spec/v1/bundle.md`).
+/// The media type of the statement (in-toto attestation framework, `spec/v1/bundle.md`).
 pub const MEDIA_TYPE: &str = "application/vnd.in-toto+json";
-/// The name of its file.
+/// The name of the file with the statement.
 pub const FILE_NAME: &str = "pause.provenance.json";
-/// The type of its predicate. <https://slsa.dev/spec/v1.1/provenance>
+/// The type of the predicate. <https://slsa.dev/spec/v1.1/provenance>
 pub const PREDICATE_TYPE: &str = "https://slsa.dev/provenance/v1";
 
 const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
@@ -40,7 +40,7 @@ pub fn statement(
         let uri = format!("git+{REPOSITORY}@{revision}");
         materials.push(json!({ "uri": uri, "digest": { "gitCommit": revision } }));
     }
-    // All that the compiler reads.
+    // The source files that the compiler reads.
     for (path, bytes) in compiler.source()? {
         materials.push(resource(&path, &sha256(&bytes)));
     }

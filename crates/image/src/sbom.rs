@@ -16,12 +16,13 @@ use crate::compiler::DESCRIPTION;
 use crate::platform::{Platform, file_name};
 use crate::timestamp::Time;
 
-/// Its media type.
+/// The media type of the SBOM.
 pub const MEDIA_TYPE: &str = "application/vnd.cyclonedx+json";
-/// The name of its file.
+/// The name of the file with the SBOM.
 pub const FILE_NAME: &str = "pause.cdx.json";
 
-/// The SBOM: pause, its file for each platform, and the only library in it, the compiler's `core`.
+/// The SBOM. It lists pause, its file for each platform, and the only library in these files: the compiler's
+/// `core`.
 pub fn document(programs: &[(&Platform, &[u8])], compiler: &str, created: Time) -> Result<Vec<u8>> {
     let version = env!("CARGO_PKG_VERSION");
     let licence = || Some(Licenses(vec![LicenseChoice::expression("MIT OR Apache-2.0")]));

@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 pub struct Time(u32);
 
 impl Time {
-    /// The time in SOURCE_DATE_EPOCH (<https://reproducible-builds.org/specs/source-date-epoch/>).
+    /// Reads SOURCE_DATE_EPOCH (<https://reproducible-builds.org/specs/source-date-epoch/>).
     pub fn from_environment() -> Result<Self> {
         let Some(seconds) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(Self(0)) };
         let number = seconds.to_str().and_then(|seconds| seconds.parse().ok());
@@ -21,7 +21,7 @@ impl Time {
         })
     }
 
-    /// The time in the format of RFC 3339, which `to_string` writes.
+    /// Parses a time in the format of RFC 3339, which `to_string` writes.
     pub fn parse(text: &str) -> Result<Self> {
         let time = OffsetDateTime::parse(text, &Rfc3339).with_context(|| format!("time {text}"))?;
         Ok(Self(time.unix_timestamp().try_into().with_context(|| format!("time {text}"))?))
@@ -36,7 +36,7 @@ impl From<Time> for u64 {
 
 impl Display for Time {
     fn fmt(&self, formatter: &mut Formatter) -> fmt::Result {
-        let time = OffsetDateTime::from_unix_timestamp(self.0.into()).expect("in this century");
+        let time = OffsetDateTime::from_unix_timestamp(self.0.into()).expect("a u32 ends in 2106");
         formatter.write_str(&time.format(&Rfc3339).expect("a year of four digits"))
     }
 }

@@ -1,6 +1,7 @@
 //! Compares an existing image with a new build.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +38,7 @@ impl Written {
         let root: ImageIndex = parse(&read(&layout.join("index.json"))?)?;
         let is_index = |entry: &&Descriptor| *entry.media_type() == MediaType::ImageIndex;
         let Some(entry) = root.manifests().iter().find(is_index).cloned() else {
-            bail!("{}: there is no image index in it", layout.display());
+            bail!("{}: it contains no image index", layout.display());
         };
         let index = parse(&blob(&layout, &entry)?)?;
         Ok(Self { folder: folder.to_owned(), layout, entry, index })
@@ -47,7 +48,7 @@ impl Written {
     pub fn platforms(&self) -> Result<Vec<&'static Platform>> {
         let names = self.index.manifests().iter().map(platform_name).collect::<Result<Vec<_>>>()?;
         if names.is_empty() {
-            bail!("{}: the index has no platform", self.layout.display());
+            bail!("{}: the index lists no platform", self.layout.display());
         }
         platform::chosen(&names)
     }
@@ -56,7 +57,7 @@ impl Written {
     pub fn created(&self) -> Result<Time> {
         let annotations = self.index.annotations().as_ref();
         let created = annotations.and_then(|annotations| annotations.get(ANNOTATION_CREATED));
-        Time::parse(created.context("the index does not say when it was made")?)
+        Time::parse(created.context("the index has no creation time")?)
     }
 
     /// The commit that the provenance names, if any.
@@ -76,7 +77,7 @@ impl Written {
         for (descriptor, part) in self.index.manifests().iter().zip(&built.platforms) {
             let name = platform_name(descriptor)?;
             if platform::named(&name)? != part.platform {
-                bail!("{}: the platforms are in another order", self.layout.display());
+                bail!("{}: the platforms are in the wrong order", self.layout.display());
             }
             self.compare_platform(descriptor, part, &mut found)?;
         }
@@ -84,7 +85,7 @@ impl Written {
         if self.folder != self.layout {
             let annotations = self.entry.annotations().as_ref();
             let name = annotations.and_then(|annotations| annotations.get(ANNOTATION_NAME));
-            let name = name.context("the layout does not say the name of the image")?;
+            let name = name.context("the layout does not name the image")?;
             let name: Reference = name.parse().with_context(|| format!("name {name}"))?;
             self.compare_files(&files(built, &name, self.created()?)?, &mut found)?;
         }
@@ -105,12 +106,13 @@ impl Written {
         let config = blob(&self.layout, manifest.config())?;
         compare_json(&format!("{name}: configuration"), &config, &built.config, found)?;
         let [layer] = &manifest.layers()[..] else {
-            found.push(format!("{name}: layers: there {}, here 1", manifest.layers().len()));
+            found.push(format!("{name}: layers: {}", both(manifest.layers().len(), 1)));
             return Ok(());
         };
         let (there, here) = (blob(&self.layout, layer)?, &built.layer.bytes);
         if there != *here {
-            found.push(format!("{name}: layer: there {} bytes, here {}", there.len(), here.len()));
+            let sizes = both(format!("{} bytes", there.len()), here.len());
+            found.push(format!("{name}: layer: {sizes}"));
             compare_archives(name, &there, here, found)?;
         }
         Ok(())
@@ -124,11 +126,11 @@ impl Written {
     ) -> Result<()> {
         let written = list(&self.folder)?;
         for path in written.iter().filter(|path| !built.contains_key(*path)) {
-            found.push(format!("{path}: there, but not here"));
+            found.push(format!("{path}: only in the existing directory"));
         }
         for (path, here) in built {
             if !written.contains(path) {
-                found.push(format!("{path}: here, but not there"));
+                found.push(format!("{path}: only in the new build"));
             } else if read(&self.folder.join(path))? != *here {
                 found.push(format!("{path}: the bytes differ"));
             }
@@ -145,12 +147,13 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 /// The bytes that a descriptor refers to. Fails if they do not match its digest.
 fn blob(layout: &Path, descriptor: &Descriptor) -> Result<Vec<u8>> {
     let digest = descriptor.digest();
-    let sha256 = descriptor.as_digest_sha256().with_context(|| format!("{digest}: no SHA-256"))?;
+    let sha256 =
+        descriptor.as_digest_sha256().with_context(|| format!("{digest}: not a SHA-256"))?;
     let path = layout.join("blobs/sha256").join(sha256);
     let bytes = read(&path)?;
     let found = Blob::new(bytes);
     if found.digest() != digest.to_string() {
-        bail!("{}: it is damaged, its digest is {}", path.display(), found.digest());
+        bail!("{}: damaged: its digest is {}", path.display(), found.digest());
     }
     Ok(found.bytes)
 }
@@ -158,7 +161,8 @@ fn blob(layout: &Path, descriptor: &Descriptor) -> Result<Vec<u8>> {
 /// The name of the platform of an image.
 fn platform_name(descriptor: &Descriptor) -> Result<String> {
     let platform = descriptor.platform().as_ref();
-    let platform = platform.with_context(|| format!("{}: no platform", descriptor.digest()))?;
+    let platform =
+        platform.with_context(|| format!("{}: lacks a platform", descriptor.digest()))?;
     let variant = platform.variant().as_ref().map(|variant| format!("/{variant}"));
     Ok(format!("{}/{}{}", platform.os(), platform.architecture(), variant.unwrap_or_default()))
 }
@@ -169,13 +173,13 @@ fn compare_json(what: &str, written: &[u8], built: &Blob, found: &mut Vec<String
         let before = found.len();
         compare_values(what, Some(&parse(written)?), Some(&parse(&built.bytes)?), found);
         if found.len() == before {
-            found.push(format!("{what}: the same, but in other words"));
+            found.push(format!("{what}: the same content, but formatted differently"));
         }
     }
     Ok(())
 }
 
-/// Compares two values at this place.
+/// Compares the values at the same place in both documents, and the values in them.
 fn compare_values(
     place: &str,
     written: Option<&Value>,
@@ -198,9 +202,14 @@ fn compare_values(
         _ if written == built => {}
         _ => {
             let show = |value: Option<&Value>| value.map_or("nothing".into(), Value::to_string);
-            found.push(format!("{place}: there {}, here {}", show(written), show(built)));
+            found.push(format!("{place}: {}", both(show(written), show(built))));
         }
     }
+}
+
+/// A value of the existing image and that of the new build.
+fn both(existing: impl Display, built: impl Display) -> String {
+    format!("{existing} in the existing image, {built} in the new build")
 }
 
 /// Compares two layers file by file.
@@ -215,26 +224,26 @@ fn compare_archives(
     for path in paths {
         let place = format!("{name}: layer: {path}");
         match (written.remove(&path), built.remove(&path)) {
-            (None, Some(_)) => found.push(format!("{place}: here, but not there")),
-            (Some(_), None) => found.push(format!("{place}: there, but not here")),
+            (None, Some(_)) => found.push(format!("{place}: only in the new build")),
+            (Some(_), None) => found.push(format!("{place}: only in the existing image")),
             (Some(there), Some(here)) => {
                 if there.0 != here.0 {
                     found.push(format!(
-                        "{place}: the owner, the mode, the time or the kind differs"
+                        "{place}: the owner, the mode, the time or the type differs"
                     ));
                 }
                 if let Some(byte) = first_difference(&there.1, &here.1) {
-                    let sizes = format!("there {} bytes, here {}", there.1.len(), here.1.len());
+                    let sizes = both(format!("{} bytes", there.1.len()), here.1.len());
                     found.push(format!("{place}: {sizes}; byte {byte} is the first to differ"));
                 }
             }
-            (None, None) => {} // It is in both layers and has been compared.
+            (None, None) => {} // The path is in both layers, and has been compared.
         }
     }
     Ok(())
 }
 
-/// The header and the contents of each file in a layer.
+/// The header and the contents of each file in a layer, by path.
 type Entries = BTreeMap<String, (Vec<u8>, Vec<u8>)>;
 
 /// The files in a layer.
@@ -244,7 +253,7 @@ fn entries(layer: &[u8]) -> Result<Entries> {
         let mut entry = entry?;
         let path = entry.path()?.display().to_string();
         let mut header = entry.header().clone();
-        // A difference in size shows with the bytes.
+        // The comparison of the contents reports a difference in size.
         header.set_size(0);
         header.set_cksum();
         let mut bytes = Vec::new();
@@ -254,7 +263,7 @@ fn entries(layer: &[u8]) -> Result<Entries> {
     Ok(entries)
 }
 
-/// Where two files first differ.
+/// The index of the first byte in which two files differ.
 fn first_difference(written: &[u8], built: &[u8]) -> Option<usize> {
     if written == built {
         return None;

@@ -11,7 +11,7 @@ use walkdir::WalkDir;
 struct Hierarchy {
     version: u8,
     controllers: Vec<String>,
-    /// The cgroup that is mounted, which is not the root where /sys/fs/cgroup is of a container.
+    /// The cgroup that is mounted. In a container, it may not be the root of the hierarchy.
     root: PathBuf,
     mount_point: PathBuf,
 }
@@ -20,7 +20,7 @@ struct Hierarchy {
 pub struct Hierarchies(Vec<Hierarchy>);
 
 impl Hierarchies {
-    /// Reads which there are.
+    /// Reads the mounted hierarchies from /proc/self/mountinfo.
     pub fn read() -> Result<Self> {
         let mounts = Process::myself()?.mountinfo().context("read /proc/self/mountinfo")?;
         let hierarchies = mounts.into_iter().filter_map(|mount| {
@@ -68,7 +68,8 @@ impl Hierarchies {
         Ok(hierarchy.mount_point.join(below))
     }
 
-    /// What the cgroups of a process leave free of what this controller limits: `pids` or `memory`.
+    /// How much of what this controller (`pids` or `memory`) limits is still free for a process: the least
+    /// among its cgroup and that cgroup's ancestors. `None` if no limit was found.
     pub fn free(&self, process: &Process, controller: &str) -> Option<u64> {
         let groups = process.cgroups().ok()?.0;
         let mut free = None;
@@ -91,7 +92,7 @@ impl Hierarchies {
                 let number = |file| -> Option<u64> {
                     fs::read_to_string(folder.join(file)).ok()?.trim().parse().ok()
                 };
-                // `max` is no number, and no limit.
+                // `max` is not a number: there is no limit.
                 if let (Some(limit), Some(usage)) = (number(limit), number(usage)) {
                     let left = limit.saturating_sub(usage);
                     free = Some(free.map_or(left, |free: u64| free.min(left)));
@@ -101,8 +102,8 @@ impl Hierarchies {
         free
     }
 
-    /// Removes all cgroups that have such a name, in all hierarchies, with those below them. A cgroup with
-    /// a process in it stays.
+    /// In all hierarchies, removes the cgroups whose names `is_ours` accepts, and all cgroups below them. A
+    /// cgroup that has a process in it stays.
     pub fn remove(&self, is_ours: &dyn Fn(&str) -> bool) {
         for hierarchy in &self.0 {
             let folders = WalkDir::new(&hierarchy.mount_point).contents_first(true).into_iter();
@@ -117,10 +118,10 @@ impl Hierarchies {
     }
 }
 
-/// The parts of a charge, by their names in the tables; the first is the whole.
+/// A charge: the sum, its parts, and on cgroup v2 the parts of `kernel`, each with its name in the tables.
 pub type Charge = Vec<(&'static str, f64)>;
 
-/// The name of the whole charge.
+/// The name of the sum.
 pub const CHARGED: &str = "charged";
 
 /// What is charged to a cgroup and those below it, in bytes.
@@ -151,7 +152,7 @@ pub fn charge(folder: &Path, version: u8) -> Result<Charge> {
             ];
             let kinds = kinds.into_iter().filter_map(|(name, bytes)| Some((name, bytes?)));
             let kinds: Charge = kinds.collect();
-            // Before Linux 5.18 there is no sum.
+            // Before Linux 5.18, memory.stat has no `kernel`: add up its parts.
             let sum = kinds.iter().map(|(_, bytes)| bytes).sum();
             let kernel = part("kernel").unwrap_or(sum);
             let mut charge = with_sum(required("anon")?, required("file")?, kernel);
@@ -162,8 +163,9 @@ pub fn charge(folder: &Path, version: u8) -> Result<Charge> {
     }
 }
 
-/// The sum is made here. What the kernel says of the whole (`memory.current`, `memory.usage_in_bytes`) also
-/// has what each CPU has charged in advance to the cgroups that it used last: up to 256 KiB.
+/// A charge with the sum of its parts. The kernel's own total (`memory.current`, `memory.usage_in_bytes`)
+/// would be too high: it includes what each CPU has charged in advance to the cgroups that it used last, up
+/// to 256 KiB per CPU with pages of 4 KiB.
 fn with_sum(anonymous: f64, file: f64, kernel: f64) -> Charge {
     let parts = [("anonymous", anonymous), ("file", file), ("kernel", kernel)];
     let sum = (CHARGED, anonymous + file + kernel);

@@ -31,7 +31,7 @@ pub const ENDPOINTS: [&str; 4] = [
     "unix:///run/k3s/containerd/containerd.sock",
 ];
 
-/// How long one call may take. A busy node needs minutes for a pod only if something is wrong.
+/// How long one call may take. Even a busy node needs minutes for a pod only if something is wrong.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A connection to the runtime.
@@ -39,24 +39,24 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 pub struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
-    /// Its name and version.
+    /// The name and version of the runtime.
     pub version: String,
-    /// The process that listens.
+    /// The PID of the process that listens on the socket.
     pub daemon: Option<i32>,
 }
 
-/// What the runtime says of itself.
+/// What the runtime reports about itself.
 #[derive(Default)]
 pub struct About {
     /// Its default handler.
     pub default_handler: Option<String>,
-    /// Its handlers, none if it does not tell.
+    /// Its handlers; empty if it does not list them.
     pub handlers: Vec<String>,
-    /// Whether systemd makes its cgroups.
+    /// Whether it uses the systemd cgroup driver.
     pub is_systemd: bool,
 }
 
-/// What the runtime says of a sandbox.
+/// What the runtime reports about a sandbox.
 pub struct Sandbox {
     /// Its process.
     pub pid: i32,
@@ -75,12 +75,12 @@ impl Cri {
                 found.with_context(|| {
                     let tried = ENDPOINTS.join(", ");
                     format!(
-                        "no container runtime listens on {tried}: name its socket by --runtime-endpoint"
+                        "no container runtime listens on {tried}: name its socket with --runtime-endpoint"
                     )
                 })?
             }
         };
-        // Connecting once by hand tells apart what tonic calls a transport error.
+        // tonic reports all errors as a transport error: connecting once without it gives the exact one.
         let stream = UnixStream::connect(&socket).await.map_err(|error| {
             let name = socket.display();
             anyhow!(match error.kind() {
@@ -89,7 +89,7 @@ impl Cri {
                 ErrorKind::PermissionDenied =>
                     format!("{name}: permission denied: run this as root"),
                 ErrorKind::ConnectionRefused =>
-                    format!("{name}: nobody listens: the runtime does not run"),
+                    format!("{name}: nobody listens: the runtime is not running"),
                 _ => format!("{name}: {error}"),
             })
         })?;
@@ -100,18 +100,18 @@ impl Cri {
             let path = path.clone();
             async { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
         });
-        // The address is for the HTTP header alone.
+        // This address appears only in the HTTP headers; the connection uses the socket.
         let endpoint = Endpoint::from_static("http://cri").timeout(CALL_TIMEOUT);
         let channel = endpoint.connect_with_connector(connect).await.with_context(|| {
-            format!("{}: what listens there does not speak gRPC", socket.display())
+            format!("{}: the process that listens there does not speak gRPC", socket.display())
         })?;
         let mut runtime = RuntimeServiceClient::new(channel.clone());
         let images = ImageServiceClient::new(channel);
         let version = runtime.version(VersionRequest::default()).await;
         let version = version.map_err(|status| match status.code() {
             Code::Unimplemented => anyhow!(
-                "{}: it does not speak version 1 of the CRI, as containerd 1.6 and CRI-O 1.23 do and newer ones; \
-                 in containerd, the plugin `cri` may be disabled",
+                "{}: it does not speak version 1 of the CRI, which needs containerd 1.6, CRI-O 1.23, or \
+                 newer; in containerd, the plugin `cri` may be disabled",
                 socket.display()
             ),
             _ => explain(status, "ask the runtime for its version"),
@@ -129,7 +129,7 @@ impl Cri {
             let matters = match condition.r#type.as_str() {
                 "RuntimeReady" => true,
                 "NetworkReady" => network == Network::Pod,
-                // A newer containerd also warns of settings that a later one will not know.
+                // Newer versions of containerd also have a condition that reports deprecated settings.
                 _ => false,
             };
             if matters && !condition.status {
@@ -144,7 +144,7 @@ impl Cri {
         Ok(())
     }
 
-    /// Asks the runtime for what it says of itself. Older ones say less.
+    /// Asks the runtime about itself. Older versions report less.
     pub async fn about(&self) -> Result<About> {
         let status = self.runtime.clone().status(StatusRequest { verbose: true }).await;
         let status = status.map_err(|status| explain(status, "ask the runtime for its status"))?;
@@ -178,7 +178,7 @@ impl Cri {
         let status = self.images.clone().image_status(request).await;
         let status = status.map_err(|status| explain(status, "ask for an image"))?;
         status.into_inner().image.with_context(|| {
-            format!("the image {image} is not on this node: pull or import it, since this does not")
+            format!("the image {image} is not on this node: pull or import it first")
         })?;
         Ok(())
     }
@@ -193,25 +193,26 @@ impl Cri {
         Ok(answer.map_err(|status| explain(status, "run a sandbox"))?.into_inner().pod_sandbox_id)
     }
 
-    /// Asks for the process of a sandbox.
+    /// Asks for the process and the image of a sandbox.
     pub async fn sandbox(&self, id: &str) -> Result<Sandbox> {
         let request = PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: true };
         let answer = self.runtime.clone().pod_sandbox_status(request).await;
         let answer = answer.map_err(|status| match status.code() {
             Code::NotFound => anyhow!(
-                "somebody else has removed a pod of this run. A kubelet does so with all pods that it does \
-                 not know: stop it while this runs (systemctl stop kubelet); the node's pods go on"
+                "somebody else has removed a pod of this run. A kubelet removes all pods that it does not \
+                 know: stop it while this runs (systemctl stop kubelet); the node's pods keep running"
             ),
             _ => explain(status, "ask for the status of a sandbox"),
         })?;
         let info = answer.into_inner().info;
-        let text = info.get("info").context("the runtime does not say the process of a sandbox")?;
+        let text =
+            info.get("info").context("the runtime does not report the process of a sandbox")?;
         let info: serde_json::Value =
-            serde_json::from_str(text).context("what the runtime says of a sandbox")?;
+            serde_json::from_str(text).context("parse what the runtime reports about a sandbox")?;
         let pid =
             info["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|&pid| pid > 0);
         Ok(Sandbox {
-            pid: pid.context("the runtime does not say the process of a sandbox")?,
+            pid: pid.context("the runtime does not report the process of a sandbox")?,
             image: info["image"].as_str().filter(|name| !name.is_empty()).map(Into::into),
         })
     }
@@ -251,7 +252,7 @@ impl Cri {
         Ok(())
     }
 
-    /// Stops and removes a sandbox with all that is in it. One that is not there is removed.
+    /// Stops and removes a sandbox with all that is in it. A sandbox that no longer exists counts as removed.
     pub async fn remove(&self, id: &str) -> Result<()> {
         let mut client = self.runtime.clone();
         let request = StopPodSandboxRequest { pod_sandbox_id: id.into() };
@@ -262,9 +263,10 @@ impl Cri {
         absent_is_fine(removed.map(drop), "remove a sandbox")
     }
 
-    /// The sandboxes that this program has made, with their runs and markers; of one run alone, if it is given.
+    /// The sandboxes that this program has made: their ids, runs and markers (see [`Run::marker`]). If a run
+    /// is given, only those of this run.
     pub async fn ours(&self, run: Option<&Run>) -> Result<Vec<(String, Run, String)>> {
-        // Labels can be selected by value only, so the rest is done here.
+        // The CRI selects labels only by key and value, so the sandboxes of all runs are filtered below.
         let filter = PodSandboxFilter {
             label_selector: run.map(|run| (LABEL.to_owned(), run.0.clone())).into_iter().collect(),
             ..Default::default()
@@ -339,7 +341,7 @@ fn absent_is_fine(result: Result<(), Status>, what: &str) -> Result<()> {
     }
 }
 
-/// What a failed call means, and what to do.
+/// An error that says what a failed call means and, in some cases, what to do.
 fn explain(status: Status, what: &str) -> Error {
     let message = status.message();
     let is = |words: &[&str]| words.iter().any(|word| message.contains(word));
@@ -348,21 +350,22 @@ fn explain(status: Status, what: &str) -> Error {
     }
     if is(&["sandbox image", "pause image", "get image from containerd"]) {
         return anyhow!(
-            "the sandbox image is not on this node, and cannot be pulled: {message}: import it, or change the \
-             runtime's setting of it"
+            "the sandbox image is not on this node, and cannot be pulled: {message}: import it, or configure \
+             another sandbox image in the runtime"
         );
     }
     if is(&["no space left on device"]) {
         return anyhow!("a file system of the runtime is full: {message}");
     }
-    // A connection that breaks in the middle of a call.
+    // The connection broke in the middle of a call.
     if is(&["transport error", "h2 protocol error", "broken pipe", "Connection reset"]) {
         return anyhow!("could not {what}: the runtime has gone away: {message}");
     }
     match status.code() {
         Code::PermissionDenied => anyhow!("could not {what}: {message}: run this as root"),
         Code::Unavailable => anyhow!("could not {what}: the runtime has gone away: {message}"),
-        Code::Cancelled | Code::DeadlineExceeded => {
+        // tonic's own timeout.
+        Code::Cancelled if message.contains("Timeout expired") => {
             anyhow!("could not {what}: no answer within {} s", CALL_TIMEOUT.as_secs())
         }
         _ => anyhow!("could not {what}: {message}"),

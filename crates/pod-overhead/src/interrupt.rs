@@ -6,12 +6,13 @@ use anyhow::{Context, Result, ensure};
 
 static CAUGHT: AtomicBool = AtomicBool::new(false);
 
-/// From here on these signals are noted, and do not end the program.
+/// From here on, these signals are recorded and do not end the program.
 pub fn catch() -> Result<()> {
-    ctrlc::set_handler(|| CAUGHT.store(true, Ordering::Relaxed)).context("catch SIGINT and SIGTERM")
+    ctrlc::set_handler(|| CAUGHT.store(true, Ordering::Relaxed))
+        .context("catch SIGINT, SIGTERM and SIGHUP")
 }
 
-/// Fails once there was such a signal.
+/// Fails if such a signal has arrived.
 pub fn check() -> Result<()> {
     ensure!(!CAUGHT.load(Ordering::Relaxed), "interrupted");
     Ok(())

@@ -1,8 +1,8 @@
-//! Measures what a pod costs on this node: it asks the node's own container runtime for pods, reads what
-//! the kernel says of them, and removes them.
+//! Measures what a pod costs on this node: it has the node's own container runtime run pods, reads what the
+//! kernel reports about them, and removes them.
 //!
-//! [`mod@measure`] is the measurement, [`cri`] asks the runtime, [`cgroup`], [`processes`] and [`node`] ask
-//! the kernel, and [`report`] shows what was found.
+//! [`mod@measure`] is the measurement, [`cri`] talks to the runtime, [`cgroup`], [`processes`] and [`node`]
+//! read from the kernel, and [`report`] and [`picture`] show the results.
 
 mod cgroup;
 mod cri;
@@ -35,60 +35,61 @@ use record::{Machine, Measured, Saved, Subject};
 
 /// Measure what a pod costs on this node: time, memory, processes, mounts and devices.
 ///
-/// It asks the node's own container runtime for pods, one after the other, reads what the kernel says of
-/// them, and removes them. It must run on the node, as root. It never touches a pod of anybody else.
+/// It has the node's own container runtime start pods, reads what the kernel reports about them, and removes
+/// them. It must run on the node, as root. It removes only pods that pod-overhead itself has made.
 #[derive(Parser)]
 #[command(version, after_help = HELP)]
 struct Arguments {
-    /// The socket of the runtime, as unix:///PATH [default: the first of the usual ones]
+    /// The socket of the runtime, as unix:///PATH [default: the first of the usual ones that exists]
     #[arg(long, value_name = "ENDPOINT")]
     runtime_endpoint: Option<String>,
-    /// The runtime handler; more than one are measured in turn and compared [default: the runtime's]
+    /// The runtime handler; give this option several times to measure handlers in turn and compare them
+    /// [default: the runtime's default]
     #[arg(long, value_name = "NAME")]
     runtime_handler: Vec<String>,
-    /// How many pods there are at the end of the growth curve
+    /// How many pods to run together; they are started one after the other
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(3..=10_000))]
     pods: u32,
-    /// How many pods are started at the same time, for the rate; 0 for no such measurement
+    /// How many pods to start at the same time, to measure pods per second; 0 skips this
     #[arg(long, value_name = "N", default_value_t = 10)]
     at_once: u32,
-    /// Containers in each pod
+    /// How many containers to run in each pod
     #[arg(long, value_name = "N", default_value_t = 0)]
     containers: u32,
-    /// Their image, which must be on the node [default: the sandbox image]
+    /// The image of the containers, which must be on the node [default: the sandbox image]
     #[arg(long, value_name = "IMAGE", requires = "containers")]
     image: Option<String>,
-    /// Whose network the pods have
+    /// Which network the pods use
     #[arg(long, value_enum, default_value_t = Network::Pod)]
     network: Network,
-    /// Whose PID namespace the containers of a pod have
+    /// Which PID namespace the containers of a pod use
     #[arg(long, value_enum, default_value_t = PidMode::Pod)]
     pid: PidMode,
-    /// An annotation of the sandboxes
+    /// An annotation of the sandboxes; this option can be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
     annotation: Vec<(String, String)>,
-    /// The parent of the pods' cgroups, such as /kubepods; not with the systemd driver
+    /// The parent of the pods' cgroups, such as /kubepods; ignored with the systemd cgroup driver
     #[arg(long, value_name = "PATH", default_value = "/")]
     cgroup_parent: String,
-    /// Save the run
+    /// Save the results as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw what was found, with the runs to compare
+    /// Draw the results as SVG, together with those of --against
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Compare with a saved run
+    /// Compare with the first run in a file that --json wrote
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
-    /// Measure nothing, and show a saved run
+    /// Measure nothing, and show the results in a file that --json wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "runtime_endpoint", "runtime_handler"])]
     from: Option<PathBuf>,
-    /// Answer all questions with yes: remove the pods of a killed run, make more pods than there is room for
+    /// Answer yes to all questions: remove the pods of earlier runs, make more pods than there is room for
     #[arg(long)]
     yes: bool,
 }
 
 const HELP: &str = "\
-The node's kubelet removes pods that it does not know. Stop it while this runs: the node's pods go on.
+The node's kubelet removes pods that it does not know. Stop it while this runs; the node's pods keep running.
 
 Examples:
   pod-overhead
@@ -108,7 +109,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let against = arguments.against.as_deref().map(load).transpose()?;
-    // A path that cannot be written shows before the run, and not after it.
+    // Opened now, so that a path that cannot be written is reported before the run, not after it.
     let output = |path: &Option<PathBuf>| path.as_deref().map(Output::new).transpose();
     let (json, svg) = (output(&arguments.json)?, output(&arguments.svg)?);
     let saved = match &arguments.from {
@@ -131,13 +132,13 @@ fn run(arguments: &Arguments) -> Result<()> {
         text += &report::comparison(ours, theirs);
     }
     match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads it has read enough.
+        // The reader, such as head(1), has closed the pipe.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("write what was found"),
+        result => result.context("write the report"),
     }
 }
 
-/// Measures with each handler, and removes all pods whatever happens.
+/// Measures with each handler. Then, also after an error, removes all pods of this run.
 async fn measure_all(arguments: &Arguments) -> Result<Saved> {
     let cri = Cri::connect(arguments.runtime_endpoint.as_deref()).await?;
     cri.check_ready(arguments.network).await?;
@@ -151,11 +152,11 @@ async fn measure_all(arguments: &Arguments) -> Result<Saved> {
         cri.check_image(image).await?;
     }
     let own = Run::own()?;
-    remove_leftovers(&cri, arguments.yes).await?;
+    remove_leftovers(&cri, about.is_systemd, arguments.yes).await?;
     if let Some(kubelet) = kubelet() {
         eprintln!(
-            "warning: a kubelet runs here (pid {kubelet}). It removes pods that it does not know: stop it \
-             while this runs (systemctl stop kubelet); the node's pods go on"
+            "warning: a kubelet runs here (PID {kubelet}). It removes pods that it does not know: stop it \
+             while this runs (systemctl stop kubelet); the node's pods keep running"
         );
     }
     let machine = machine()?;
@@ -200,12 +201,12 @@ async fn measure_all(arguments: &Arguments) -> Result<Saved> {
     bar.finish_and_clear();
     if let Err(found) = removed {
         eprintln!(
-            "warning: pods of this run may be left, since they could not be removed: {found:#}: the next start \
-             offers to remove them"
+            "warning: could not remove all pods of this run: {found:#}; the next run will offer to remove \
+             them"
         );
     }
     if about.is_systemd {
-        stop_slices(&own);
+        stop_slice(&own);
     }
     match error {
         Some(error) => Err(error),
@@ -218,21 +219,21 @@ async fn measure_one(cri: &Cri, own: &Run, plan: &Plan, yes: bool) -> Result<Mea
     let mut subject = plan.subject.clone();
     let mut measurement = Measurement::new(cri, own, plan, &bar)?;
     if let Some(objection) = measurement.try_one(&mut subject).await? {
-        bar.suspend(|| confirm(&objection, "Make them all the same?", yes))?;
+        bar.suspend(|| confirm(&objection, "Make them anyway?", yes))?;
     }
     let measured = measurement.measure(subject).await;
     bar.finish_and_clear();
     measured
 }
 
-/// Removes the pods of runs that were killed, if the user wants it.
-async fn remove_leftovers(cri: &Cri, yes: bool) -> Result<()> {
+/// Removes the pods that earlier runs have left, if the user agrees.
+async fn remove_leftovers(cri: &Cri, is_systemd: bool, yes: bool) -> Result<()> {
     let present = processes::present()?;
     let left = cri.ours(None).await?;
     if let Some((_, run, _)) = left.iter().find(|(_, run, _)| run.is_alive(&present)) {
         bail!(
-            "another run goes on, as process {}: wait for its end",
-            run.0.replace('_', ", started at ")
+            "another run is in progress, as process {} clock ticks after boot: wait until it ends",
+            run.0.replace('_', ", started ")
         );
     }
     let mut runs: Vec<Run> = Vec::new();
@@ -242,13 +243,16 @@ async fn remove_leftovers(cri: &Cri, yes: bool) -> Result<()> {
         }
     }
     if !left.is_empty() {
-        let found = format!("{} pods of an earlier run are left, which was killed", left.len());
+        let found = format!("{} pods are left over from earlier runs", left.len());
         confirm(&found, "Remove them?", yes)?;
         let bar = progress_bar(left.len() as u64, "removal");
         measure::remove_all(cri, &runs, &bar).await?;
         bar.finish_and_clear();
+        if is_systemd {
+            runs.iter().for_each(stop_slice);
+        }
     }
-    // Cgroups may be left without pods.
+    // Cgroups may be left even if their pods are gone.
     Hierarchies::read()?.remove(&|name| {
         let run = name.strip_prefix("podoverhead-").and_then(|rest| rest.split('-').next());
         run.is_some_and(|run| !Run(run.into()).is_alive(&present))
@@ -256,45 +260,48 @@ async fn remove_leftovers(cri: &Cri, yes: bool) -> Result<()> {
     Ok(())
 }
 
-/// Asks on the terminal. Without one, only `--yes` is a yes.
+/// Asks on the terminal. Without a terminal, only `--yes` is a yes.
 fn confirm(found: &str, question: &str, yes: bool) -> Result<()> {
     if yes {
         eprintln!("{found}.");
         return Ok(());
     }
-    ensure!(std::io::stdin().is_terminal(), "{found}. {question} Then give --yes");
+    ensure!(
+        std::io::stdin().is_terminal(),
+        "{found}. {question} stdin is not a terminal: to answer yes, give --yes"
+    );
     eprint!("{found}. {question} [y/N] ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
-    ensure!(answer.trim().eq_ignore_ascii_case("y"), "nothing was done");
+    ensure!(answer.trim().eq_ignore_ascii_case("y"), "stopped: the answer was not y");
     Ok(())
 }
 
-/// The process of a kubelet.
+/// The PID of a kubelet, if one runs.
 fn kubelet() -> Option<i32> {
     let mut all =
         procfs::process::all_processes().ok()?.filter_map(|process| process.ok()?.stat().ok());
     all.find(|stat| stat.comm == "kubelet").map(|stat| stat.pid)
 }
 
-/// systemd has made slices for the pods' cgroups, and keeps them until it is told.
-fn stop_slices(run: &Run) {
+/// Stops the slice in which systemd has put the pods' cgroups: systemd keeps it until it is stopped.
+fn stop_slice(run: &Run) {
     let slice = format!("podoverhead-{}.slice", run.0);
     let status = std::process::Command::new("systemctl").args(["stop", &slice]).status();
     if !status.is_ok_and(|status| status.success()) {
-        eprintln!("warning: {slice} may be left: systemctl stop {slice}");
+        eprintln!("warning: {slice} may be left over: stop it with systemctl stop {slice}");
     }
 }
 
-/// It draws on a terminal only.
+/// A progress bar on stderr; it is hidden if stderr is not a terminal.
 fn progress_bar(length: u64, message: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}");
     let bar = ProgressBar::new(length).with_style(style.expect("a valid template"));
     bar.with_message(message)
 }
 
-/// What the machine is, without its name.
+/// A description of the machine, without its host name.
 fn machine() -> Result<Machine> {
     let cpu_info = fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
     let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -307,7 +314,7 @@ fn machine() -> Result<Machine> {
         kernel: format!("Linux {}.{}.{}", release.major, release.minor, release.patch),
         page_bytes: procfs::page_size(),
         cgroup_version: Hierarchies::read()?.version()?,
-        // With its two decimals.
+        // procfs reads it as an f32: this restores the two decimals of /proc/loadavg.
         load: (f64::from(LoadAverage::current().context("read /proc/loadavg")?.one) * 100.0)
             .round()
             / 100.0,
@@ -321,11 +328,12 @@ fn program() -> String {
 fn load(file: &Path) -> Result<Saved> {
     let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
     let name = file.display();
-    serde_json::from_str(&text).with_context(|| format!("{name}: it is not what --json writes"))
+    serde_json::from_str(&text)
+        .with_context(|| format!("{name}: it is not a file that --json wrote"))
 }
 
 fn key_and_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("it is to be KEY=VALUE")?;
+    let (key, value) = text.split_once('=').ok_or("it must be KEY=VALUE")?;
     Ok((key.into(), value.into()))
 }
 

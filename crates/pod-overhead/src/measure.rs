@@ -1,4 +1,5 @@
-//! The measurement: a growth curve of pods, their removal, and some at once.
+//! The measurement: how the figures grow with the number of pods (the growth curve), how long removal takes,
+//! and how fast several pods start and are removed at the same time.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -16,32 +17,32 @@ use crate::pod::{self, Kind, Pod, Run};
 use crate::processes::{self, Identity, Sums};
 use crate::record::{Figure, Left, Measured, Overhead, Step, Subject};
 
-/// After how long the kernel has added up what each CPU has counted for a cgroup, which it does every
-/// two seconds.
+/// How long to wait before the counters of a cgroup are read: every two seconds, the kernel adds up what each
+/// CPU has counted.
 const SETTLE: Duration = Duration::from_millis(2_500);
 /// How long CPU time is counted while the pods do nothing.
 const IDLE: Duration = Duration::from_secs(5);
-/// How long the node has to give back what the pods had.
+/// How long the node is given to free what the pods used.
 const GIVE_BACK: Duration = Duration::from_secs(10);
 
 const TIMES: &str = "Time";
 /// The group of the figures of [`crate::cgroup::charge`].
 pub const CGROUP: &str = "Memory charged to the pod's cgroup";
 const PROCESSES: &str = "Memory of processes";
-/// The group of those that grow with each pod.
+/// The group of the slopes: the growth of the node's memory with each pod.
 pub const NODE: &str = "Memory of the node, by the growth with each pod";
 const THINGS: &str = "Things";
 const CPU: &str = "CPU while idle";
 
 /// What is to be measured.
 pub struct Plan {
-    /// What the pods are like.
+    /// The settings of the pods.
     pub kind: Kind,
-    /// What they are called.
+    /// What is measured, for the report.
     pub subject: Subject,
-    /// How many there are at the end of the curve.
+    /// How many pods run at the end of the growth curve.
     pub pods: usize,
-    /// How many are started at the same time after it.
+    /// How many pods are started at the same time, after those of the growth curve are removed.
     pub at_once: usize,
 }
 
@@ -55,7 +56,7 @@ pub struct Measurement<'a> {
     bar: &'a ProgressBar,
 }
 
-/// Everything that was read of the pods at one moment.
+/// Everything that was read about the pods at one moment.
 struct Snapshot {
     charges: Vec<Charge>,
     sums: Vec<Sums>,
@@ -63,7 +64,7 @@ struct Snapshot {
     devices: Vec<f64>,
 }
 
-/// What was sampled after each pod was made.
+/// What was sampled for each pod as it was made.
 #[derive(Default)]
 struct Samples {
     run_ms: Vec<f64>,
@@ -73,14 +74,14 @@ struct Samples {
 }
 
 impl<'a> Measurement<'a> {
-    /// Prepares it.
+    /// Prepares the measurement, and notes which processes exist before the pods.
     pub fn new(cri: &'a Cri, run: &'a Run, plan: &'a Plan, bar: &'a ProgressBar) -> Result<Self> {
         let (hierarchies, before) = (Hierarchies::read()?, processes::present()?);
         Ok(Self { cri, run, plan, hierarchies, before, bar })
     }
 
-    /// Runs one pod and removes it: what fails for all pods fails here, caches are filled, and it shows
-    /// what a pod needs. Returns an objection if so many are more than the node has room for.
+    /// Runs one pod and removes it. This finds errors that would affect all pods, fills caches, and shows
+    /// what one pod needs. Returns an objection if the node does not have room for as many pods as planned.
     pub async fn try_one(&mut self, subject: &mut Subject) -> Result<Option<String>> {
         let pod = self.make(0, &mut Samples::default()).await?;
         subject.image.clone_from(&pod.image);
@@ -89,35 +90,36 @@ impl<'a> Measurement<'a> {
         subject.runtime_processes.clone_from(&sums.names_outside);
         let count = self.plan.pods.max(self.plan.at_once) as u64;
         let mut objections = Vec::new();
-        let mut check = |what: &str, unit: &str, each: u64, free: u64| {
+        let mut check = |limit: &str, unit: &str, each: u64, free: u64| {
             let needed = each * count;
             if needed > free {
                 objections.push(format!(
-                    "{count} pods need about {needed} {unit} {what}, of which {free} are free"
+                    "{count} pods need about {needed} {unit}, but only {free} {unit} are free {limit}"
                 ));
             }
         };
         let threads = sums.threads as u64;
-        check("of the node's limit", "threads", threads, node::free_pids()?);
+        check("within the node's limit", "threads", threads, node::free_pids()?);
         let memory = (charge[0].1 + sums.pss_outside) as u64 >> 20;
         let available = Meminfo::current()?.mem_available.unwrap_or(u64::MAX) >> 20;
-        check("of the node's memory", "MiB", memory.max(1), available);
+        check("in the node's memory", "MiB", memory.max(1), available);
         let inside = Process::new(pod.pid).context("the sandbox has ended")?;
         let daemon = self.cri.daemon.and_then(|pid| Process::new(pid).ok());
-        // The parents of the pod's cgroup may have a limit, too, and the daemon's are those of its shims.
+        // The ancestors of the pod's cgroup may have limits, too. So may the daemon's cgroup, in which its
+        // shims may run.
         for process in [Some(inside), daemon].into_iter().flatten() {
             if let Some(free) = self.hierarchies.free(&process, "pids") {
-                check("of a cgroup's pids.max", "threads", threads, free);
+                check("within a cgroup's pids.max", "threads", threads, free);
             }
             if let Some(free) = self.hierarchies.free(&process, "memory") {
-                check("of a cgroup's memory limit", "MiB", memory.max(1), free >> 20);
+                check("within a cgroup's memory limit", "MiB", memory.max(1), free >> 20);
             }
         }
         self.cri.remove(&pod.id).await?;
         Ok(objections.into_iter().next())
     }
 
-    /// Measures all of it.
+    /// Does the whole measurement.
     pub async fn measure(&mut self, mut subject: Subject) -> Result<Measured> {
         tokio::time::sleep(SETTLE).await;
         let baseline = node::read()?;
@@ -233,7 +235,7 @@ impl<'a> Measurement<'a> {
         Ok(Measured { subject, pods: self.plan.pods, figures, curve, bends, left, overhead })
     }
 
-    /// Makes a pod, and adds what it took to the samples.
+    /// Makes a pod, and adds its times and the node's counters to the samples.
     async fn make(&self, number: usize, samples: &mut Samples) -> Result<Pod> {
         interrupt::check()?;
         let marker = self.run.marker(number);
@@ -245,7 +247,7 @@ impl<'a> Measurement<'a> {
         if subject.containers > 0 {
             let image = subject.container_image.clone().or_else(|| sandbox.image.clone());
             let image =
-                image.context("the runtime does not tell its sandbox image: give --image")?;
+                image.context("the runtime does not report its sandbox image: give --image")?;
             let begin = Instant::now();
             for container in 0..subject.containers {
                 cri.start_container(kind, self.run, &marker, &id, container, &image).await?;
@@ -254,7 +256,7 @@ impl<'a> Measurement<'a> {
         }
         let process = Process::new(sandbox.pid).with_context(|| {
             format!(
-                "the process of the sandbox, {}, is not seen here: run this on the node itself, or in its \
+                "the process of the sandbox, {}, is not visible here: run this on the node itself, or in its \
                  PID namespace (hostPID)",
                 sandbox.pid
             )
@@ -268,7 +270,7 @@ impl<'a> Measurement<'a> {
         Ok(Pod { number, run, id, pid, image, cgroup })
     }
 
-    /// Reads everything of these pods.
+    /// Reads everything about these pods.
     fn snapshot(&self, pods: &[Pod]) -> Result<Snapshot> {
         let version = self.hierarchies.version()?;
         let members = processes::of_pods(pods, &self.before)?;
@@ -295,7 +297,7 @@ impl<'a> Measurement<'a> {
         Ok(snapshot)
     }
 
-    /// What the node still has more of than before, once it has stopped to shrink.
+    /// How the node's counters differ from before the pods, [`GIVE_BACK`] after their removal.
     async fn left(&self, baseline: &Reading) -> Result<Vec<Left>> {
         self.pause(GIVE_BACK).await?;
         let after = node::read()?;
@@ -313,7 +315,8 @@ impl<'a> Measurement<'a> {
         Ok(left.collect())
     }
 
-    /// Starts and removes so many at the same time. Returns both rates, in pods per second.
+    /// Starts this many pods at the same time, then removes them at the same time. Returns both rates, in
+    /// pods per second.
     async fn at_once(&self, count: usize) -> Result<(f64, f64)> {
         interrupt::check()?;
         self.bar.set_message(format!("{count} at once"));
@@ -346,7 +349,7 @@ impl<'a> Measurement<'a> {
         self.hierarchies.remove(&|name| name.starts_with(&start));
     }
 
-    /// Waits, unless there was a signal.
+    /// Waits. Fails if a signal arrives before or while it waits.
     async fn pause(&self, duration: Duration) -> Result<()> {
         let begin = Instant::now();
         while let Some(left) = duration.checked_sub(begin.elapsed()) {
@@ -357,7 +360,7 @@ impl<'a> Measurement<'a> {
     }
 }
 
-/// 1, 10, 100 and so on, and at last all.
+/// 1, 10, 100 and so on, and finally the total.
 fn steps(pods: usize) -> Vec<usize> {
     let powers = std::iter::successors(Some(1_usize), |power| power.checked_mul(10));
     powers.take_while(|&power| power < pods).chain([pods]).collect()
@@ -389,8 +392,8 @@ fn step(from: usize, samples: &Samples, snapshot: &Snapshot) -> Vec<Figure> {
     figures.into_iter().flatten().collect()
 }
 
-/// Where a figure of the curve is not what it was in the first step with more than two pods: it differs
-/// by more than a fifth, and the spreads do not touch.
+/// Where a figure differs from its value in the first step that added more than two pods: by more than a
+/// fifth, and with spreads that do not overlap.
 fn bends(curve: &[Step]) -> Vec<String> {
     let mut bends = Vec::new();
     let Some(index) =
@@ -406,7 +409,8 @@ fn bends(curve: &[Step]) -> Vec<String> {
             let is_far = (now.value - first.value).abs() > 0.2 * first.value.abs();
             if is_far && (now.low > first.high || now.high < first.low) {
                 bends.push(format!(
-                    "{} ({}) is not linear beyond {before} pods: {:.1} {} for each up to {}, {:.1} for each up to {}",
+                    "{} ({}) is not linear beyond {before} pods: {:.1} {} for each pod up to {} pods, \
+                     but {:.1} for each pod up to {} pods",
                     first.name, first.group, first.value, first.unit, curve[index].pods, now.value, step.pods
                 ));
                 break;
@@ -417,7 +421,7 @@ fn bends(curve: &[Step]) -> Vec<String> {
     bends
 }
 
-/// Removes all pods of a run, whoever made them.
+/// Removes all pods of these runs, also those that another process made.
 pub async fn remove_all(cri: &Cri, runs: &[Run], bar: &ProgressBar) -> Result<()> {
     let hierarchies = Hierarchies::read()?;
     for run in runs {
@@ -454,7 +458,7 @@ mod tests {
     fn finds_where_a_curve_bends() {
         let straight = [100.0, 101.0, 99.0, 100.0];
         assert_eq!(bends(&curve(&[(1, &[300.0]), (10, &straight), (100, &straight)])), [""; 0]);
-        // A little more, or a spread that is wide, is no bend.
+        // A small difference is no bend, and neither is a large one with a wide spread.
         assert_eq!(bends(&curve(&[(10, &straight), (100, &[110.0; 4])])), [""; 0]);
         let wide = [60.0, 100.0, 180.0, 300.0];
         assert_eq!(bends(&curve(&[(10, &straight), (100, &wide)])), [""; 0]);

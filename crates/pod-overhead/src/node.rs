@@ -11,7 +11,7 @@ use procfs::{Current, LoadAverage, Meminfo};
 pub enum Unit {
     /// Bytes of memory.
     Bytes,
-    /// Things.
+    /// A number of objects.
     Count,
 }
 
@@ -19,25 +19,25 @@ pub enum Unit {
 pub struct Counter {
     /// The name in tables and in saved runs.
     pub name: &'static str,
-    /// Bytes or things.
+    /// What it counts.
     pub unit: Unit,
 }
 
 /// The counters, in the order of [`read`].
 pub const COUNTERS: [Counter; 13] = [
-    bytes(AVAILABLE),          // MemAvailable in /proc/meminfo, subtracted from MemTotal
-    bytes("anonymous memory"), // AnonPages there
-    bytes("slab, reclaimable"), // SReclaimable there
-    bytes("slab, unreclaimable"), // SUnreclaim there
-    bytes("kernel stacks"),    // KernelStack there
-    bytes("page tables"),      // PageTables there
-    bytes("per-CPU memory"),   // Percpu there
+    bytes(AVAILABLE),                 // MemTotal - MemAvailable in /proc/meminfo
+    bytes("anonymous memory"),        // AnonPages there
+    bytes("slab, reclaimable"),       // SReclaimable there
+    bytes("slab, unreclaimable"),     // SUnreclaim there
+    bytes("kernel stacks"),           // KernelStack there
+    bytes("page tables"),             // PageTables there
+    bytes("per-CPU memory"),          // Percpu there
     bytes("tmpfs and shared memory"), // Shmem there
-    count("threads"),          // all that can be scheduled, in /proc/loadavg
-    count("open files"),       // the first number in /proc/sys/fs/file-nr
-    count("mounts"),           // lines of /proc/self/mountinfo
-    count("network devices"),  // lines of /proc/self/net/dev
-    count("memory cgroups"),   // the row `memory` of /proc/cgroups
+    count("threads"),                 // threads that exist, in /proc/loadavg
+    count("open files"),              // the first number in /proc/sys/fs/file-nr
+    count("mounts"),                  // lines of /proc/self/mountinfo
+    count("network devices"),         // lines of /proc/self/net/dev
+    count("memory cgroups"),          // the row `memory` of /proc/cgroups
 ];
 
 const fn bytes(name: &'static str) -> Counter {
@@ -48,10 +48,12 @@ const fn count(name: &'static str) -> Counter {
     Counter { name, unit: Unit::Count }
 }
 
-/// The name of the counter of available memory.
+/// The name of the first counter. Its value is the memory in use, so its growth is the loss of available
+/// memory.
 pub const AVAILABLE: &str = "available memory";
 
-/// The values of [`COUNTERS`] at one moment: used memory instead of available, so that all grow.
+/// The values of [`COUNTERS`] at one moment. The first is the memory in use, not the available memory, so
+/// that every counter grows with the pods.
 pub type Reading = [f64; COUNTERS.len()];
 
 /// Reads all counters.
@@ -80,7 +82,7 @@ pub fn read() -> Result<Reading> {
     Ok(std::array::from_fn(|_| reading.next().expect("as many values as counters")))
 }
 
-/// `Percpu`, which procfs does not know.
+/// `Percpu` in /proc/meminfo, which the crate procfs does not read.
 fn per_cpu_bytes() -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("Percpu:"));
@@ -88,18 +90,18 @@ fn per_cpu_bytes() -> Result<u64> {
     Ok(kib.unwrap_or_default() * 1_024)
 }
 
-/// The memory cgroups that the kernel has. Those that were removed count until their last page is gone.
+/// How many memory cgroups the kernel has. A removed one counts until its last page is gone.
 fn memory_cgroups() -> u64 {
     let controllers = procfs::cgroups().map(|controllers| controllers.0).unwrap_or_default();
     let memory = controllers.iter().find(|controller| controller.name == "memory");
     memory.map_or(0, |memory| memory.num_cgroups.into())
 }
 
-/// How many pids the node can have beside those that it has.
+/// How many more threads the node can have: each needs a PID.
 pub fn free_pids() -> Result<u64> {
     let number = |path: &str| -> Result<u64> {
         let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-        text.trim().parse().with_context(|| format!("{path} is no number"))
+        text.trim().parse().with_context(|| format!("{path} is not a number"))
     };
     let most = number("/proc/sys/kernel/pid_max")?.min(number("/proc/sys/kernel/threads-max")?);
     let load = LoadAverage::current().context("read /proc/loadavg")?;

@@ -1,4 +1,5 @@
-//! What was found, as a picture: what each pod is charged, by part, and how it grows with the number of pods.
+//! The results as a picture: the memory that is charged to a pod, in its parts, and the memory that the node
+//! needs for each additional pod.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -10,20 +11,20 @@ use crate::node::COUNTERS;
 use crate::record::{Figure, Measured};
 
 const WIDTH: u32 = 980;
-/// What each run takes of the first chart.
+/// The height of a run's row in the first chart.
 const ROW: u32 = 44;
 const GROWTH_HEIGHT: u32 = 320;
-/// Where the bars begin: names are to the left.
+/// Where the bars begin: the names are to the left.
 const LEFT: u32 = 400;
 const FONT: &str = "DejaVu Sans, Helvetica, Arial, sans-serif";
 
-/// Colours that can be told apart by all eyes: those of Okabe and Ito.
+/// Okabe and Ito's colours, which colour-blind people can tell apart, too.
 const BLUE: RGBColor = RGBColor(0x00, 0x72, 0xb2);
 const GREEN: RGBColor = RGBColor(0x00, 0x9e, 0x73);
 const ORANGE: RGBColor = RGBColor(0xe6, 0x9f, 0x00);
 const PINK: RGBColor = RGBColor(0xcc, 0x79, 0xa7);
 
-/// What a pod's cgroup is charged for: the figure, and its colour.
+/// The parts of what is charged to a pod's cgroup: the name of the figure, and its colour.
 const PARTS: [(&str, RGBColor); 3] = [("anonymous", BLUE), ("file", GREEN), ("kernel", ORANGE)];
 
 /// Draws these runs.
@@ -44,7 +45,7 @@ pub fn svg(runs: &[&Measured]) -> Result<String> {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// Bars in parts: the median of what a pod's cgroup is charged.
+/// Bars in parts: the median of what is charged to a pod's cgroup.
 fn draw_charged(area: &Area, runs: &[&Measured]) -> Result<()> {
     let value = |run: &Measured, name: &str| {
         figure(&run.figures, CGROUP, name).map_or(0.0, |found| found.value)
@@ -69,7 +70,7 @@ fn draw_charged(area: &Area, runs: &[&Measured]) -> Result<()> {
         .draw()
         .map_err(failed)?;
     for (index, run) in runs.iter().enumerate() {
-        // The first run is the uppermost.
+        // The first run is at the top.
         let middle = rows - index as f64 - 0.5;
         // The medians of the parts may add up to a little more or less than the median of the whole.
         let (whole, parts) =
@@ -91,7 +92,7 @@ fn draw_charged(area: &Area, runs: &[&Measured]) -> Result<()> {
         let (left, y) = chart.plotting_area().map_coordinate(&(0.0, middle));
         area.draw(&Text::new(label(run), (left - 10, y), centred(HPos::Right))).map_err(failed)?;
     }
-    // What the colours are.
+    // The legend of the colours.
     for (index, (part, colour)) in PARTS.iter().enumerate() {
         let (x, y) = (WIDTH as i32 - 290 + 100 * index as i32, 18);
         area.draw(&Rectangle::new([(x, y), (x + 12, y + 12)], colour.filled())).map_err(failed)?;
@@ -100,7 +101,7 @@ fn draw_charged(area: &Area, runs: &[&Measured]) -> Result<()> {
     Ok(())
 }
 
-/// Lines: what the whole node needs more for each pod that a step adds.
+/// Lines: how much more memory the whole node needs for each pod that a step adds.
 fn draw_growth(area: &Area, runs: &[&Measured]) -> Result<()> {
     let points = |run: &Measured| -> Vec<(f64, f64)> {
         let steps = run.curve.iter();
@@ -146,7 +147,7 @@ fn draw_growth(area: &Area, runs: &[&Measured]) -> Result<()> {
     Ok(())
 }
 
-/// A run in a few words: the end of its image's name, and the handler.
+/// A run in a few words: the name of its sandbox image, and the handler.
 fn label(run: &Measured) -> String {
     let subject = &run.subject;
     let image = subject.image.as_deref().unwrap_or("unknown image");

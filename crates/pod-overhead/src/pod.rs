@@ -1,4 +1,4 @@
-//! The pods that are made, and how they are told from all others.
+//! The pods that this program makes, and what distinguishes them from all others.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub const NAMESPACE: &str = "pod-overhead";
 /// The label of all our pods, whose value is the run.
 pub const LABEL: &str = "pod-overhead/run";
 
-/// Whose network a pod has.
+/// Which network a pod uses.
 #[derive(ValueEnum, Serialize, Deserialize, Clone, Copy, PartialEq, Debug)]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
@@ -25,30 +25,30 @@ pub enum Network {
     Node,
 }
 
-/// Whose PID namespace the containers of a pod have.
+/// Which PID namespace the containers of a pod use.
 #[derive(ValueEnum, Serialize, Deserialize, Clone, Copy, PartialEq, Debug)]
 #[serde(rename_all = "lowercase")]
 pub enum PidMode {
-    /// One for all of them, in which the sandbox is PID 1
+    /// One for all containers, in which the sandbox is PID 1
     Pod,
-    /// Each its own
+    /// One for each container
     Container,
     /// The node's
     Node,
 }
 
-/// A run of this program, by its process.
+/// A run of this program, identified by its process: the PID and the start time in clock ticks.
 #[derive(Clone)]
 pub struct Run(pub String);
 
 impl Run {
-    /// This one.
+    /// The run of this process.
     pub fn own() -> Result<Self> {
         let stat = Process::myself().and_then(|own| own.stat()).context("read /proc/self/stat")?;
         Ok(Self(format!("{}_{}", stat.pid, stat.starttime)))
     }
 
-    /// Whether its process is still there.
+    /// Whether its process still exists.
     pub fn is_alive(&self, present: &HashSet<Identity>) -> bool {
         let numbers = self.0.split_once('_');
         let identity =
@@ -56,13 +56,13 @@ impl Run {
         identity.is_some_and(|identity| present.contains(&identity))
     }
 
-    /// What its pod with this number is called, and its cgroup.
+    /// The marker: the name of this run's pod with this number, and of the pod's cgroup.
     pub fn marker(&self, number: usize) -> String {
         format!("podoverhead-{}-{number}", self.0)
     }
 }
 
-/// What all pods of a run are like.
+/// The settings that all pods of a measurement share.
 #[derive(Clone)]
 pub struct Kind {
     /// The runtime handler, empty for the default one.
@@ -71,9 +71,9 @@ pub struct Kind {
     pub network: Network,
     /// The PID namespace.
     pub pid: PidMode,
-    /// The parent of the cgroups of all pods, as the runtime's driver takes it.
+    /// The parent of the cgroups of all pods; ignored with the systemd cgroup driver.
     pub cgroup_parent: String,
-    /// Whether systemd makes the cgroups.
+    /// Whether the runtime uses the systemd cgroup driver.
     pub is_systemd: bool,
     /// Annotations of the sandbox.
     pub annotations: Vec<(String, String)>,
@@ -104,9 +104,9 @@ pub struct Pod {
     pub id: String,
     /// The process of its sandbox.
     pub pid: i32,
-    /// The image of its sandbox, if the runtime says it.
+    /// The image of its sandbox, if the runtime reports it.
     pub image: Option<String>,
-    /// The memory cgroup of all of the pod.
+    /// The memory cgroup of the whole pod.
     pub cgroup: PathBuf,
 }
 
@@ -117,7 +117,8 @@ impl Pod {
     }
 }
 
-/// The cgroup of a pod, from that of its sandbox: the one that is named after the pod, or else the sandbox's own.
+/// The cgroup of a pod: the ancestor of the sandbox's cgroup that is named after the marker, or else the
+/// sandbox's own cgroup.
 pub fn pod_cgroup(sandbox: PathBuf, marker: &str) -> PathBuf {
     let is_it = |path: &&std::path::Path| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -8,20 +8,20 @@ use procfs::process::Process;
 
 use crate::pod::Pod;
 
-/// What is asked of each process of the node.
+/// What is read about each process of the node.
 struct Entry {
     parent: i32,
     started: u64,
     name: String,
-    /// In the order of the pods, which of them it belongs to.
+    /// The index of the pod that the process belongs to, if any.
     pod: Option<usize>,
     is_in_pod_cgroup: bool,
 }
 
-/// A process by its number and its start, in clock ticks: numbers are used again.
+/// Identifies a process: its PID and its start time in clock ticks, because PIDs are reused.
 pub type Identity = (i32, u64);
 
-/// The processes that are there now.
+/// The processes that exist now.
 pub fn present() -> Result<HashSet<Identity>> {
     let all = procfs::process::all_processes().context("read /proc")?;
     let stats = all.filter_map(|process| process.ok()?.stat().ok());
@@ -30,7 +30,7 @@ pub fn present() -> Result<HashSet<Identity>> {
 
 /// A process of a pod.
 pub struct Member {
-    /// Its number.
+    /// Its PID.
     pub pid: i32,
     /// Its name in /proc/PID/comm.
     pub name: String,
@@ -40,8 +40,9 @@ pub struct Member {
 
 /// The processes of each pod, in the order of the pods.
 ///
-/// A process belongs to a pod if it is in the pod's cgroup or has the sandbox's id among its arguments;
-/// so do its ancestors up to those that were there `before` the pods, and all their descendants.
+/// A process belongs to a pod if it is in the cgroup of the pod or of its sandbox, or has the sandbox's id
+/// among its arguments. So do its ancestors, except PID 1 and those that existed `before` the pods, and all
+/// descendants of these processes.
 pub fn of_pods(pods: &[Pod], before: &HashSet<Identity>) -> Result<Vec<Vec<Member>>> {
     let by_id: HashMap<&str, usize> =
         pods.iter().enumerate().map(|(index, pod)| (pod.id.as_str(), index)).collect();
@@ -49,7 +50,7 @@ pub fn of_pods(pods: &[Pod], before: &HashSet<Identity>) -> Result<Vec<Vec<Membe
         pods.iter().enumerate().map(|(index, pod)| (pod.marker(), index)).collect();
     let mut entries = HashMap::new();
     for process in procfs::process::all_processes().context("read /proc")? {
-        // A process may end while it is looked at.
+        // A process may end while it is read.
         let Ok(process) = process else { continue };
         let Ok(stat) = process.stat() else { continue };
         if before.contains(&(stat.pid, stat.starttime)) {
@@ -96,24 +97,24 @@ pub fn of_pods(pods: &[Pod], before: &HashSet<Identity>) -> Result<Vec<Vec<Membe
     Ok(members)
 }
 
-/// What is read of the processes of one pod, as sums.
+/// What is read about the processes of one pod, as sums.
 #[derive(Default, Clone)]
 pub struct Sums {
-    /// Processes.
+    /// How many processes there are.
     pub processes: f64,
     /// Threads of all of them.
     pub threads: f64,
     /// Open descriptors of all of them.
     pub descriptors: f64,
-    /// PSS of those in the pod's cgroup, in bytes.
+    /// PSS of the processes in the pod's cgroup, in bytes.
     pub pss_inside: f64,
-    /// PSS of those outside of it, in bytes.
+    /// PSS of the processes outside of it, in bytes.
     pub pss_outside: f64,
-    /// Private memory of those outside of it, in bytes.
+    /// Private memory of the processes outside of it, in bytes.
     pub private_outside: f64,
     /// CPU time of all of them since they started, in nanoseconds.
     pub cpu_ns: f64,
-    /// The names of those outside.
+    /// The names of the processes outside of it.
     pub names_outside: Vec<String>,
 }
 
@@ -122,7 +123,7 @@ pub fn sums(members: &[Member]) -> Result<Sums> {
     let mut sums = Sums::default();
     for member in members {
         match add(&mut sums, member) {
-            // It has ended meanwhile.
+            // The process has ended meanwhile.
             Err(ProcError::NotFound(_)) => {}
             Err(ProcError::PermissionDenied(_)) => {
                 anyhow::bail!(
@@ -157,9 +158,9 @@ fn add(sums: &mut Sums, member: &Member) -> Result<(), ProcError> {
 
 /// The memory of a process, in bytes.
 pub struct Memory {
-    /// Its memory, with each page divided by the number of processes that have it mapped.
+    /// Its proportional set size: each page is divided by the number of processes that have it mapped.
     pub pss: f64,
-    /// What only this process has mapped.
+    /// The pages that only this process has mapped.
     pub private: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What a run has found, as it is saved.
+//! The results of a run, as they are saved.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,16 +10,16 @@ use crate::statistics::{Line, Quantiles};
 pub struct Saved {
     /// This program and its version.
     pub program: String,
-    /// Where it ran.
+    /// The machine that it ran on.
     pub machine: Machine,
     /// One for each handler.
     pub runs: Vec<Measured>,
 }
 
-/// What the machine is, without its name.
+/// A description of the machine, without its host name.
 #[derive(Serialize, Deserialize)]
 pub struct Machine {
-    /// As the compiler names it.
+    /// The architecture, as the Rust compiler names it.
     pub architecture: String,
     /// The model of the processor.
     pub cpu: String,
@@ -27,30 +27,31 @@ pub struct Machine {
     pub cpus: usize,
     /// All memory, in bytes.
     pub memory_bytes: u64,
-    /// The number of the kernel's release: the rest of it may name who built it.
+    /// The version number of the kernel, such as `Linux 6.1.0`. The rest of the release string is left out,
+    /// because it may identify who built the kernel.
     pub kernel: String,
     /// The size of a page, in bytes.
     pub page_bytes: u64,
-    /// The version of the cgroups that have the memory controller.
+    /// The version of the cgroup hierarchy that has the memory controller.
     pub cgroup_version: u8,
-    /// Runnable processes, averaged over the minute before the run.
+    /// The load average over the minute before the run.
     pub load: f64,
 }
 
-/// The pods of one handler.
+/// The results for the pods of one handler.
 #[derive(Serialize, Deserialize)]
 pub struct Measured {
     /// What was measured.
     pub subject: Subject,
-    /// How many pods there were at once.
+    /// How many pods ran at the end of the growth curve.
     pub pods: usize,
-    /// All figures, each of one pod.
+    /// All figures: most of them are for one pod.
     pub figures: Vec<Figure>,
     /// How the figures grow with the number of pods.
     pub curve: Vec<Step>,
-    /// Where the curve is not straight.
+    /// Where the growth curve is not straight, in sentences.
     pub bends: Vec<String>,
-    /// What the node had more of when all pods were gone.
+    /// How the node's counters differed from before when all pods were gone.
     pub left: Vec<Left>,
     /// For `RuntimeClass.overhead.podFixed`.
     pub overhead: Overhead,
@@ -61,9 +62,9 @@ pub struct Measured {
 pub struct Subject {
     /// The runtime and its version.
     pub runtime: String,
-    /// The runtime handler. Empty if it is the default one, and the runtime does not tell its name.
+    /// The runtime handler. Empty if it is the default one, and the runtime does not report its name.
     pub handler: String,
-    /// The sandbox image, if the runtime tells it.
+    /// The sandbox image, if the runtime reports it.
     pub image: Option<String>,
     /// The network of the pods.
     pub network: Network,
@@ -71,14 +72,14 @@ pub struct Subject {
     pub pid: PidMode,
     /// Containers in each pod.
     pub containers: usize,
-    /// Their image.
+    /// The image of the containers, if one was given.
     pub container_image: Option<String>,
     /// What the runtime runs outside of the pod's cgroup for each pod.
     pub runtime_processes: Vec<String>,
 }
 
 impl Subject {
-    /// In a few words.
+    /// A short description: image, handler and runtime.
     pub fn name(&self) -> String {
         let handler = match self.handler.as_str() {
             "" => "default handler",
@@ -89,33 +90,33 @@ impl Subject {
     }
 }
 
-/// A figure of one pod.
+/// A figure, usually for one pod.
 #[derive(Serialize, Deserialize, Clone)]
 pub struct Figure {
     /// The table that it is in.
     pub group: String,
     /// Its name there.
     pub name: String,
-    /// `ms`, `KiB`, or what is counted.
+    /// `ms`, `KiB`, `pods/s`, `mCPU`, or empty for a count.
     pub unit: String,
-    /// How many samples it is from.
+    /// How many samples it is computed from; for a rate, how many pods.
     pub count: usize,
     /// The median, or the slope of a line through all samples.
     pub value: f64,
-    /// The lower quartile; of a slope, the value less twice its standard error.
+    /// The lower quartile; for a slope, the value minus twice its standard error.
     pub low: f64,
-    /// The upper quartile; of a slope, the value and twice its standard error.
+    /// The upper quartile; for a slope, the value plus twice its standard error.
     pub high: f64,
-    /// The 95th percentile.
+    /// The 95th percentile, except for a slope.
     pub p95: Option<f64>,
-    /// The 99th percentile.
+    /// The 99th percentile, except for a slope.
     pub p99: Option<f64>,
-    /// Of a slope, the share of the variance that the line explains.
+    /// For a slope, the share of the variance that the line explains.
     pub r_squared: Option<f64>,
 }
 
 impl Figure {
-    /// From samples, of which there must be one.
+    /// From samples; `None` if there are none.
     pub fn of_samples(group: &str, name: &str, unit: &str, samples: &[f64]) -> Option<Self> {
         let quantiles = Quantiles::of(samples.iter().copied())?;
         Some(Self {
@@ -132,7 +133,7 @@ impl Figure {
         })
     }
 
-    /// From the line through these points, of which there must be three.
+    /// From the line through these points; `None` if there are fewer than three, or if all have the same x.
     pub fn of_slope(
         group: &str,
         name: &str,
@@ -159,24 +160,24 @@ impl Figure {
 /// The pods from one number to the next on the growth curve.
 #[derive(Serialize, Deserialize)]
 pub struct Step {
-    /// How many pods there are at its end.
+    /// How many pods run at its end.
     pub pods: usize,
-    /// Of the pods that it added.
+    /// The figures of the pods that it added.
     pub figures: Vec<Figure>,
 }
 
-/// What the node had more of after the run.
+/// How a counter of the node differed after the run.
 #[derive(Serialize, Deserialize)]
 pub struct Left {
     /// The counter.
     pub name: String,
-    /// `KiB`, or nothing if it is a number of things.
+    /// `KiB`, or empty for a count.
     pub unit: String,
-    /// The value after the run less that before.
+    /// The value after the run minus the value before.
     pub value: f64,
 }
 
-/// What a RuntimeClass says of a pod beside its containers.
+/// The overhead that a RuntimeClass states: what a pod needs in addition to its containers.
 #[derive(Serialize, Deserialize)]
 pub struct Overhead {
     /// The 95th percentile of memory, in bytes, not rounded.

@@ -1,4 +1,4 @@
-//! What was found, as text.
+//! The results, as text.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::record::{Figure, Measured, Saved};
 
-/// Everything of these runs.
+/// The whole report on these runs.
 pub fn text(saved: &Saved) -> String {
     let machine = &saved.machine;
     let mut text = format!(
@@ -50,7 +50,7 @@ fn measured(run: &Measured) -> String {
         [] => "none".into(),
         names => names.join(", "),
     };
-    // A string takes all that is written to it.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "The runtime's processes for a pod, outside of its cgroup: {processes}");
     let mut table = new_table(&[
         "For one pod",
@@ -81,7 +81,8 @@ fn measured(run: &Measured) -> String {
         ]);
     }
     text += &lines(&table);
-    text += "The spread is from the lower to the upper quartile; of a slope, which has r², it is twice its standard error.\n";
+    text += "The spread is the range from the lower to the upper quartile. \
+             For a slope (a row with r²), it is the slope ± twice its standard error.\n";
 
     let names = run.curve.last().map_or(&[][..], |step| &step.figures);
     let header: Vec<_> =
@@ -103,7 +104,7 @@ fn measured(run: &Measured) -> String {
     let _ = write!(text, "\nGrowth, for each pod that a step adds:\n{}", lines(&table));
     match run.bends.as_slice() {
         [] => {
-            let _ = writeln!(text, "Linear up to {} pods.", run.pods);
+            let _ = writeln!(text, "No bend was found up to {} pods.", run.pods);
         }
         bends => bends.iter().for_each(|bend| {
             let _ = writeln!(text, "{bend}.");
@@ -114,24 +115,25 @@ fn measured(run: &Measured) -> String {
     let left: Vec<_> = left
         .map(|left| format!("{} {:+.0} {}", left.name, left.value, left.unit).trim_end().to_owned())
         .collect();
-    let left = if left.is_empty() { "nothing".into() } else { left.join(", ") };
+    let left = if left.is_empty() { "no difference".into() } else { left.join(", ") };
     let _ = writeln!(
         text,
-        "\nAfter removal, the whole node has more than before, whoever has it: {left}"
+        "\nUse of the whole node after removal, compared with before (not necessarily because of the pods): \
+         {left}"
     );
     text
 }
 
-/// What Kubernetes has to know of such pods.
+/// What Kubernetes has to know about such pods, as a RuntimeClass.
 fn runtime_class(saved: &Saved, run: &Measured) -> String {
     let (subject, machine) = (&run.subject, &saved.machine);
     let handler = match subject.handler.as_str() {
-        "" => "HANDLER  # the runtime does not tell the name of its default handler",
+        "" => "HANDLER  # the runtime does not report the name of its default handler",
         name => name,
     };
     let name = match subject.handler.as_str() {
         "" => "measured".into(),
-        // A name in Kubernetes has fewer letters than a handler may have.
+        // Kubernetes allows fewer characters in a name than runtimes allow in that of a handler.
         name => name.to_lowercase().replace(|letter: char| !letter.is_ascii_alphanumeric(), "-"),
     };
     let mib = (run.overhead.memory_bytes / (1 << 20) as f64).ceil();
@@ -144,11 +146,12 @@ fn runtime_class(saved: &Saved, run: &Measured) -> String {
         "\
 # Measured by {program} on {pods} pods of {subject}, with {containers} containers,
 # on {kernel}, {architecture}, cgroups of version {version}, pages of {page} KiB.
-# memory: the 95th percentile of what is charged to a pod's cgroup and the PSS of the runtime's processes outside
-# of it ({memory:.0} KiB), rounded up. For comparison: with each pod, the node's available memory shrank by
-# {available}. What the runtime's daemon and the kernel have without a cgroup is in the second alone.
-# cpu: the 95th percentile of all processes of a pod that does nothing ({cpu:.3} mCPU), rounded up. It does not
-# have the start of pods, exec, probes and logs.
+# memory: the 95th percentile ({memory:.0} KiB), rounded up, of what is charged to a pod's cgroup plus the
+# PSS of the runtime's processes for the pod outside of it. For comparison, the reduction of the
+# node's available memory with each pod: {available}. Only the latter includes the growth
+# of the runtime's daemon, and kernel memory that is not charged to the pod's cgroup.
+# cpu: the 95th percentile ({cpu:.3} mCPU), rounded up, of the CPU time of all processes of an idle
+# pod. It does not include the start of pods, exec, probes or logs.
 apiVersion: node.k8s.io/v1
 kind: RuntimeClass
 metadata:
@@ -175,7 +178,8 @@ overhead:
     text
 }
 
-/// The runs to compare: all with the first of another file, or with the first of their own.
+/// The pairs of runs to compare: each run with the first one of the other file or, without such a file, with
+/// the first one of its own file.
 pub fn pairs<'a>(
     saved: &'a Saved,
     against: Option<&'a Saved>,
@@ -204,7 +208,8 @@ pub fn comparison(ours: &Measured, theirs: &Measured) -> String {
         ]);
     }
     format!(
-        "\nThis: {}\nOther: {}\n{}The spread of a ratio is from the lowest to the highest that the spreads of both allow.\n",
+        "\nThis: {}\nOther: {}\n{}The spread of a ratio is the range from the lowest to the highest ratio \
+         that the two spreads allow.\n",
         ours.subject.name(),
         theirs.subject.name(),
         lines(&table)
@@ -229,7 +234,7 @@ fn spread(figure: &Figure) -> String {
     format!("{}–{}", number(figure.low), number(figure.high))
 }
 
-/// With as many decimals as say something.
+/// The number, with two decimals if it is small, and fewer if it is larger.
 fn number(value: f64) -> String {
     let decimals = match value.abs() {
         0.0 => 0,

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How samples are distributed.
+/// The quantiles of some samples.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
 pub struct Quantiles {
-    /// The middle of the samples.
+    /// The median.
     pub median: f64,
     /// The lower quartile.
     pub low: f64,
@@ -18,12 +18,12 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    /// Of these samples, or nothing if there are none.
+    /// The quantiles of these samples; `None` if there are none.
     pub fn of(samples: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = samples.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
         let last = sorted.len().checked_sub(1)?;
-        // Between two samples, it interpolates.
+        // Interpolates between the two nearest samples.
         let at = |share: f64| {
             let place = share * last as f64;
             let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
@@ -45,7 +45,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// The line with the least squares through at least three points that do not all have the same x.
+    /// Fits a line by least squares. `None` for fewer than three points, or if all have the same x.
     pub fn fit(points: &[(f64, f64)]) -> Option<Self> {
         let count = points.len() as f64;
         let mean = |value: fn(&(f64, f64)) -> f64| points.iter().map(value).sum::<f64>() / count;

@@ -1,4 +1,4 @@
-//! The program against containerd with runc and with crun, in a cage.
+//! Tests pod-overhead on containerd with runc and with crun, in a cage of namespaces (see [`common::cage`]).
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use common::wait::until;
 
 const TOOL: &str = "/run/pod-overhead";
 
-/// The same for containerd 1.x and 2.x, under the names that each has for it.
+/// The same settings for containerd 1.x and 2.x, whose names for them differ.
 const CONFIGURATION_1: &str = r#"
 version = 2
 [plugins."io.containerd.grpc.v1.cri"]
@@ -50,7 +50,7 @@ const NETWORK: &str = r#"{
     }]
 }"#;
 
-/// containerd in a cage, with the program beside it.
+/// A cage with containerd and pod-overhead.
 struct Node {
     daemon: Daemon,
     cage: Cage,
@@ -60,7 +60,7 @@ const LOG: &str = "/run/containerd.log";
 const DAEMON: [&str; 3] = ["containerd", "--config", "/run/containerd.toml"];
 
 impl Node {
-    /// Has this image for sandboxes.
+    /// Starts containerd, configured to use this image for sandboxes.
     fn new(sandbox: &str) -> Option<Self> {
         let programs = ["containerd", "ctr", "runc", "crun", "busybox", "tar"];
         let cage = Cage::new("pod-overhead", &programs)?;
@@ -93,7 +93,7 @@ impl Node {
         [&[TOOL, "--cgroup-parent", &self.cage.cgroup, "--at-once", "2"], words].concat()
     }
 
-    /// Runs the program, which has to fail, and returns its error.
+    /// Runs pod-overhead, which has to fail, and returns its error.
     fn tool(&self, words: &[&str]) -> String {
         let output = self.cage.output(&self.words(words));
         assert!(!output.status.success(), "{words:?}: {output:?}");
@@ -108,7 +108,7 @@ impl Node {
         (serde_json::from_slice(&saved).unwrap(), text)
     }
 
-    /// The cgroups of the program's pods.
+    /// The cgroups of the pods that pod-overhead has made.
     fn pods(&self) -> Vec<PathBuf> {
         let parent = PathBuf::from("/sys/fs/cgroup/memory").join(&self.cage.cgroup);
         let entries =
@@ -131,12 +131,12 @@ impl Node {
         job
     }
 
-    /// What the run that was begun has said on stderr.
+    /// What the run that [`Self::begin`] started has written to stderr.
     fn error(&self) -> String {
         fs::read_to_string(self.cage.path("/run/error")).unwrap()
     }
 
-    /// Begins a long run, and sends it this signal.
+    /// Starts a long run, and sends it this signal when it has some pods.
     fn interrupt(&self, signal: &str) -> Job {
         let job = self.begin();
         let processes = fs::read_dir(self.cage.path("/proc")).unwrap().flatten();
@@ -166,10 +166,10 @@ fn measures_pods(handler: &str) {
         (&run["subject"]["handler"], &run["subject"]["image"]),
         (&json!(handler), &json!(PAUSE))
     );
-    // Pause has one page of its own, and the rest is the kernel's.
+    // Pause has one anonymous page; the rest is memory of the kernel.
     assert_eq!(figure(&saved, "Memory charged", "anonymous"), 4.0);
     assert!(figure(&saved, "Memory charged", "kernel") > 40.0);
-    // Pause and its shim.
+    // Pause and the shim.
     assert_eq!(figure(&saved, "Things", "processes"), 2.0);
     // The loopback device, and one end of the veth; the other is on the node.
     assert_eq!(figure(&saved, "Things", "network devices in the sandbox"), 2.0);
@@ -182,7 +182,7 @@ fn measures_pods(handler: &str) {
         mib.ceil()
     )));
     node.assert_nothing_is_left();
-    // Against itself, a run has the ratio 1.
+    // If a run is compared with itself, the ratio is 1.
     let words = ["--from", "/run/run.json", "--against", "/run/run.json"];
     let text =
         node.cage.run(&node.words(&words)[..1].iter().copied().chain(words).collect::<Vec<_>>());
@@ -200,8 +200,8 @@ fn measures_pods_of_crun() {
     measures_pods("crun");
 }
 
-/// Containers count as processes of the pod, whatever PID namespace they have. On the node's network, the pod
-/// has no device.
+/// Containers count as processes of the pod in each mode of the PID namespace. On the node's network, the pod
+/// has no network device.
 #[test]
 fn measures_containers_and_shared_namespaces() {
     let Some(node) = Node::new(PAUSE) else { return };
@@ -223,7 +223,7 @@ fn measures_containers_and_shared_namespaces() {
     node.assert_nothing_is_left();
 }
 
-/// The figures can be wrong: a sandbox that takes 8 MiB more has 8 MiB more.
+/// A sandbox that uses 8 MiB more is shown with 8 MiB more, so the figures follow what is measured.
 #[test]
 fn larger_sandbox_shows_as_larger() {
     let name = "example.com/takes:1";
@@ -260,7 +260,7 @@ fn bad_input_is_named() {
     node.assert_nothing_is_left();
 }
 
-/// Somebody who is not root, and a runtime that has no network.
+/// The errors for a user who is not root, and for a runtime without a network.
 #[test]
 fn missing_rights_and_network_are_named() {
     let Some(node) = Node::new(PAUSE) else { return };
@@ -272,7 +272,7 @@ fn missing_rights_and_network_are_named() {
 
     fs::remove_file(node.cage.path("/run/cni/pods.conflist")).unwrap();
     let mut error = String::new();
-    // With a handler that is not there, a runtime that is ready makes no pod either.
+    // With an unknown handler, no pod is made while containerd still reports that it is ready.
     until("containerd has noticed", || {
         error = node.tool(&["--runtime-handler", "none"]);
         error.contains("not ready")
@@ -284,32 +284,33 @@ fn missing_rights_and_network_are_named() {
     node.assert_nothing_is_left();
 }
 
-/// It warns before it makes more pods than a limit above them allows, and takes silence for a no.
+/// Before it makes more pods than the limit of a parent cgroup allows, it asks. Without a terminal, it stops.
 #[test]
 fn warns_of_limits() {
     let Some(node) = Node::new(PAUSE) else { return };
-    for (controller, file, limit, unit) in [
-        ("pids", ["pids.max", "pids.max"], "200", "threads of a cgroup's pids.max"),
+    for (controller, file, limit, message) in [
+        ("pids", ["pids.max", "pids.max"], "200", "threads are free within a cgroup's pids.max"),
         (
             "memory",
             ["memory.limit_in_bytes", "memory.max"],
             "67108864",
-            "MiB of a cgroup's memory limit",
+            "MiB are free within a cgroup's memory limit",
         ),
     ] {
-        // The runtime makes it with the first pod, where the hierarchies are separate.
+        // On cgroup v1, this cgroup does not exist before the runtime makes the first pod.
         let hierarchy = PathBuf::from("/sys/fs/cgroup").join(controller);
         if hierarchy.exists() {
             fs::create_dir_all(hierarchy.join(&node.cage.cgroup)).unwrap();
         }
-        let path = node.cage.cgroup_file("", controller, file).expect("there is the controller");
+        let path =
+            node.cage.cgroup_file("", controller, file).expect("the controller is available");
         let before = fs::read_to_string(&path).unwrap();
         fs::write(&path, limit).unwrap();
         let error = node.tool(&["--pods", "100"]);
         let expected = "100 pods need about ";
-        assert!(error.contains(expected) && error.contains(unit), "{error}");
-        assert!(error.contains("Then give --yes"), "{error}");
-        // Three pods are within it.
+        assert!(error.contains(expected) && error.contains(message), "{error}");
+        assert!(error.contains("to answer yes, give --yes"), "{error}");
+        // Three pods are within the limit.
         node.measure(&[]);
         let before = if before.trim().len() > 18 { "-1" } else { before.trim() };
         fs::write(&path, before).unwrap();
@@ -317,8 +318,8 @@ fn warns_of_limits() {
     }
 }
 
-/// The file system with the runtime's state becomes full in the middle of a run. And one that has no room for
-/// what is to be saved: nothing is written then.
+/// First, the file system with the runtime's state fills up in the middle of a run. Then, the file system of
+/// the `--json` file is full: no new file is left there.
 #[test]
 fn full_disk_leaves_no_pods() {
     let Some(node) = Node::new(PAUSE) else { return };
@@ -327,7 +328,8 @@ fn full_disk_leaves_no_pods() {
         let option = format!("remount,size={size}");
         node.cage.output(&["mount", "-o", &option, "/var/lib"]).status.success()
     };
-    // To what is used, so nothing more fits. tmpfs refuses less, if something was written meanwhile.
+    // Shrinks it to what is in use, so that nothing more fits. If something was written meanwhile, tmpfs
+    // refuses the size, and this tries again.
     until("the file system is full", || {
         let used = node.cage.run(&["sh", "-c", "df -k /var/lib | awk 'NR == 2 { print $3 }'"]);
         resize(&format!("{}k", used.trim()))
@@ -336,8 +338,8 @@ fn full_disk_leaves_no_pods() {
     assert!(resize("50%"));
     let error = node.error();
     assert!(error.contains("a file system of the runtime is full"), "{error}");
-    // What could not be removed on a full disk, the next start removes.
-    if error.contains("pods of this run may be left") {
+    // The next run removes what could not be removed while the disk was full.
+    if error.contains("could not remove all pods of this run") {
         node.measure(&["--yes"]);
     }
     node.assert_nothing_is_left();
@@ -352,7 +354,7 @@ fn full_disk_leaves_no_pods() {
     node.assert_nothing_is_left();
 }
 
-/// The runtime is killed in the middle of a run. When it is there again, the next start finds what is left.
+/// The runtime is killed in the middle of a run. When it runs again, the next run finds what is left.
 #[test]
 fn next_start_removes_pods_after_the_runtime_died() {
     let Some(mut node) = Node::new(PAUSE) else { return };
@@ -361,21 +363,21 @@ fn next_start_removes_pods_after_the_runtime_died() {
     assert_eq!(job.end().code(), Some(1));
     let error = node.error();
     assert!(error.contains("the runtime has gone away"), "{error}");
-    assert!(error.contains("pods of this run may be left"), "{error}");
+    assert!(error.contains("could not remove all pods of this run"), "{error}");
     assert!(node.pods().len() > 3);
 
-    // A daemon that finds pods listens on it at once.
+    // If containerd finds pods when it starts, it immediately listens on the loopback device.
     node.cage.run(&["busybox", "ip", "link", "set", "lo", "up"]);
     node.daemon = node.cage.daemon(&DAEMON, LOG);
     until("the runtime is ready, and the program finds what is left", || {
         let error = node.tool(&["--pods", "3"]);
-        error.contains("pods of an earlier run are left")
+        error.contains("pods are left over from earlier runs")
     });
     node.measure(&["--yes"]);
     node.assert_nothing_is_left();
 }
 
-/// That of the README, from the records beside it:
+/// The picture of the README can be drawn again from the records beside it:
 ///
 /// ```text
 /// pod-overhead --from benches/record/RECORD-pods-pause.json \
@@ -435,9 +437,9 @@ fn next_start_removes_pods_of_a_killed_run() {
     let Some(node) = Node::new(PAUSE) else { return };
     node.interrupt("KILL").end();
     assert!(node.pods().len() > 3);
-    // It asks first, and takes silence for a no.
+    // It asks first. Without a terminal, it removes nothing.
     let error = node.tool(&["--pods", "3"]);
-    assert!(error.contains("pods of an earlier run are left"), "{error}");
+    assert!(error.contains("pods are left over from earlier runs"), "{error}");
     assert!(node.pods().len() > 3);
     node.measure(&["--yes"]);
     node.assert_nothing_is_left();

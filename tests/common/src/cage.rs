@@ -1,11 +1,12 @@
 //! A cage for runtimes: namespaces for daemons and containers that end with the test.
 //!
-//! The cage has its own PID namespace, so ending it kills every process in it, including shims and containers. It has its
-//! own network and its own mount namespace, with empty file systems on /run and /var/lib for the state of the runtimes.
-//! It cannot have its own cgroups: they are created below a cgroup with the name of the cage, and removed on drop.
+//! The cage has its own PID namespace, so ending it kills every process in it, including shims and
+//! containers. It has its own network and its own mount namespace, with empty file systems on /run and
+//! /var/lib for the state of the runtimes. Its cgroups are not isolated: they are created in the machine's
+//! hierarchies, below a cgroup with the name of the cage, and removed on drop.
 //!
-//! `PODPAUSE_ROOT` names the root of another system, such as `ci/releases.sh` creates. Cages use it as their root, so the
-//! tests run the programs in it.
+//! `PODPAUSE_ROOT` names the root of another system, such as `ci/releases.sh` creates. Cages use it as their
+//! root, so the tests run the programs in it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -22,26 +23,26 @@ use walkdir::WalkDir;
 use crate::report::skipped;
 use crate::wait::{DEADLINE, is_readable, until};
 
-/// What pause says when SIGTERM ends it.
+/// What pause prints when SIGTERM ends it.
 pub const TERMINATED: &str = "pause: SIGTERM 15\n";
 
-/// Where the cage has a program, by the path that it has for the test.
+/// The path of a program that a cage can run, as the test sees it.
 pub fn find(name: &str) -> Option<PathBuf> {
     PATH.split(':')
         .find_map(|folder| fs::canonicalize(format!("{}{folder}/{name}", system_root())).ok())
 }
 
-/// The root of the other system, or nothing.
+/// The root of the other system, or an empty string.
 fn system_root() -> String {
     std::env::var("PODPAUSE_ROOT").unwrap_or_default()
 }
 
-/// Where a cage looks for programs. Of what only the user of this machine has, nothing is tested.
+/// Where a cage looks for programs. The tests do not use programs elsewhere, such as in a home directory.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Namespaces for runtimes.
 pub struct Cage {
-    /// The process that made the namespaces. It dies with the test, and the cage with it.
+    /// The process that created the namespaces. It is killed when the test ends, which ends the cage.
     maker: Child,
     /// PID 1 of the cage.
     init: i32,
@@ -50,8 +51,8 @@ pub struct Cage {
     pub cgroup: String,
 }
 
-/// What makes the cage once it has its namespaces. crun 1.8 refuses to run where cgroups of both
-/// versions are mounted, and nobody misses the second where there is the first.
+/// The script that sets up the cage in its new namespaces. It unmounts cgroup v2 where v1 is mounted, too:
+/// crun 1.8 refuses to run if both are mounted, and no test needs v2 in that case.
 const SET_UP: &str = r#"
     if [ -n "$0" ]; then
         # Nothing is changed in that system: what the cage writes is kept in memory.
@@ -75,7 +76,8 @@ const SET_UP: &str = r#"
 "#;
 
 impl Cage {
-    /// A cage to test what is called `what` by these programs, or nothing if that cannot be done.
+    /// A cage for the test called `what`, which needs these programs. Returns `None`, and reports the test as
+    /// skipped, if a program is missing or the cage cannot be created.
     pub fn new(what: &str, programs: &[&str]) -> Option<Self> {
         let tools = ["sh", "setpriv", "unshare", "nsenter", "timeout", "mount", "umount"];
         for name in tools.iter().chain(programs) {
@@ -115,7 +117,8 @@ impl Cage {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| error.to_string())?;
-        // pause itself reaps the daemons that nobody waits for. A set-up that fails does not read it.
+        // pause is PID 1 of the cage, and reaps the daemons that nobody waits for. If the script fails before
+        // it reads the program, this write may fail. The missing line "ready" shows that.
         let _ = maker.stdin.take().unwrap().write_all(podpause::ELF);
         let mut line = String::new();
         let mut stdout = BufReader::new(maker.stdout.take().unwrap());
@@ -131,12 +134,12 @@ impl Cage {
         Ok(Self { maker, init, init_pidfd: pidfd, cgroup })
     }
 
-    /// The path by which the test reaches a file of the cage.
+    /// The path of a file of the cage, as the test sees it.
     pub fn path(&self, inside: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root{inside}", self.init))
     }
 
-    /// Writes a file in the cage, and the folders above it. Anybody can read and execute it.
+    /// Writes a file in the cage, and creates the folders above it. All users can read and execute the file.
     pub fn write(&self, inside: &str, content: impl AsRef<[u8]>) {
         let path = self.path(inside);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -144,13 +147,13 @@ impl Cage {
         fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     }
 
-    /// A file under the /proc of the cage, or nothing if there is none.
+    /// The content of a file in the cage's /proc, or an empty string if it cannot be read.
     pub fn proc(&self, name: &str) -> String {
         fs::read_to_string(self.path(&format!("/proc/{name}"))).unwrap_or_default()
     }
 
-    /// Waits until a process is pause, and has given back its memory: a runtime says that a container
-    /// runs as soon as its own process is about to execute the program.
+    /// Waits until a process has executed pause, and pause has given its memory back. A runtime reports a
+    /// container as running earlier: its own process is then only about to execute the program.
     pub fn wait_for_pause(&self, pid: i32) {
         let is_pause = || {
             let status = self.proc(&format!("{pid}/status"));
@@ -161,13 +164,13 @@ impl Cage {
         until("the process was pause", is_pause);
     }
 
-    /// A command that runs in the cage, and does not outlast the deadline.
+    /// A command that runs in the cage, and is killed at the deadline.
     pub fn command(&self, words: &[&str]) -> Command {
         let seconds = DEADLINE.as_secs().to_string();
         self.unlimited(&[&["timeout", "--signal=KILL", &seconds], words].concat())
     }
 
-    /// A command that runs in the cage for as long as the calling thread does.
+    /// A command that runs in the cage, and is killed when the calling thread ends.
     fn unlimited(&self, words: &[&str]) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "nsenter"]);
@@ -200,7 +203,7 @@ impl Cage {
         self.command(words).output().unwrap()
     }
 
-    /// Runs a command that has to succeed, and returns what it says.
+    /// Runs a command that has to succeed, and returns its stdout.
     pub fn run(&self, words: &[&str]) -> String {
         let output = self.output(words);
         let error = String::from_utf8_lossy(&output.stderr);
@@ -208,9 +211,9 @@ impl Cage {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Starts a command that goes on beside the test, with its output in these files of the cage.
+    /// Starts a command that runs beside the test, and writes its output to these files of the cage.
     pub fn start(&self, words: &[&str], stdout: &str, stderr: &str) -> Job {
-        // Appending, so that both may be one file.
+        // Append mode, so that both may be the same file.
         let create = |name| {
             let path = self.path(name);
             File::create(&path).and(File::options().append(true).open(path)).unwrap()
@@ -230,7 +233,7 @@ impl Cage {
     pub fn children(&self, pid: i32) -> Vec<(i32, char)> {
         let stats = self.processes().into_iter().filter_map(|id| {
             let stat = self.proc(&format!("{id}/stat"));
-            // The name of the process is in parentheses, and may have anything in it.
+            // The name of the process is in parentheses, and may contain spaces and parentheses.
             let mut fields = stat.rsplit_once(") ")?.1.split(' ');
             let state = fields.next()?.chars().next()?;
             (fields.next()?.parse() == Ok(pid)).then_some((id, state))
@@ -243,8 +246,8 @@ impl Cage {
         cgroups_called(&self.cgroup)
     }
 
-    /// The file of a controller for this cgroup, which is below that of the cage: the first that there
-    /// is, by its names under version 1 and version 2.
+    /// The file of a controller for the cgroup `name`, which is below the cage's cgroup. `files` are its
+    /// names in cgroup v1 and v2. If both exist, the v1 file is returned.
     pub fn cgroup_file(&self, name: &str, controller: &str, files: [&str; 2]) -> Option<PathBuf> {
         let root = Path::new("/sys/fs/cgroup");
         let below = format!("{}/{name}", self.cgroup);
@@ -263,7 +266,8 @@ impl Drop for Cage {
         while is_over && start.elapsed() < DEADLINE {
             let cgroups = self.cgroups();
             if cgroups.is_empty() {
-                // `podman kube play` takes no parent. A cgroup that is somebody's is not empty.
+                // `podman kube play` has no option for the parent cgroup, and uses this one. If other pods
+                // use it, it is not empty, and so is not removed.
                 cgroups_called("libpod_parent").iter().for_each(|path| remove_cgroup(path));
                 return;
             }
@@ -281,7 +285,7 @@ fn cgroups_called(name: &str) -> Vec<PathBuf> {
     roots.map(|root| root.join(name)).filter(|path| path.is_dir()).collect()
 }
 
-/// Removes the cgroups of cages whose test was killed, which is all that can be left of them.
+/// Removes the cgroups of cages whose test was killed. The kernel removes the rest of such a cage.
 fn remove_cgroups_of_the_dead() {
     let hierarchies = cgroups_called("");
     let entries = hierarchies.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten());
@@ -296,9 +300,9 @@ fn remove_cgroups_of_the_dead() {
     }
 }
 
-/// Removes a cgroup and those below it, as far as they are empty.
+/// Removes a cgroup and the cgroups below it, except those that have processes.
 fn remove_cgroup(path: &Path) {
-    // Files of a cgroup cannot be removed, and need not be.
+    // The kernel removes a cgroup's files with its folder.
     for entry in WalkDir::new(path).contents_first(true).into_iter().flatten() {
         if entry.file_type().is_dir() {
             let _ = fs::remove_dir(entry.path());
@@ -306,11 +310,11 @@ fn remove_cgroup(path: &Path) {
     }
 }
 
-/// A command that runs beside the test, and is killed on drop; what it started ends with the cage.
+/// A command that runs beside the test, and is killed on drop. Processes that it started end with the cage.
 pub struct Job(Child);
 
 impl Job {
-    /// Waits for its end.
+    /// Waits for its end, and returns its exit status.
     pub fn end(&mut self) -> ExitStatus {
         if let Some(status) = self.0.try_wait().unwrap() {
             return status;
@@ -343,8 +347,8 @@ impl Drop for Job {
     }
 }
 
-/// A daemon in a cage. The process is `nsenter`: the daemon is its only child, since it is in another PID
-/// namespace.
+/// A daemon in a cage. The process is `nsenter`, and the daemon is its only child: nsenter has to fork to
+/// start a program in another PID namespace.
 pub struct Daemon(Child);
 
 impl Daemon {
@@ -353,7 +357,7 @@ impl Daemon {
         self.0.try_wait().unwrap().is_some()
     }
 
-    /// Sends SIGTERM, and waits for the end.
+    /// Sends SIGTERM to the daemon, and waits until it has ended.
     pub fn stop(mut self) {
         let nsenter = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty()).unwrap();
         self.signal(Signal::TERM);

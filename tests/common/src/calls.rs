@@ -1,9 +1,9 @@
-//! The list of system calls in the source.
+//! Reads the lists of system calls from the source.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The files of the architectures.
+/// The source file of each architecture.
 pub fn architectures() -> Vec<PathBuf> {
     let files =
         fs::read_dir(crate::root().join("src/arch")).unwrap().map(|entry| entry.unwrap().path());

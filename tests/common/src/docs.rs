@@ -2,7 +2,7 @@
 
 use std::fs;
 
-/// The code block of this language in a page that contains this text. There is exactly one.
+/// The code block of this language in a page that contains this text. Panics unless there is exactly one.
 pub fn snippet(page: &str, language: &str, text: &str) -> String {
     let file = crate::root().join("docs").join(page);
     let content = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use podpause::compile::Platform;
 
-/// The emulator of a platform's architecture, in the form that needs no libraries or in the other.
+/// The emulator of a platform's architecture: the static one, or else the one that needs libraries.
 ///
 /// # Errors
 ///
-/// What is missing, and which package has it.
+/// If there is no emulator. The error says which package contains it.
 pub fn find(platform: &Platform) -> Result<PathBuf, String> {
     let name = match platform.arch {
         "powerpc64" => "ppc64le",

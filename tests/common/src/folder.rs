@@ -1,4 +1,4 @@
-//! Lists directories recursively.
+//! Lists and copies directories recursively.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
     files.map(|entry| entry.path().strip_prefix(folder).unwrap().to_owned()).collect()
 }
 
-/// Copies a folder with all that is below it.
+/// Copies all files in a folder and below it. Empty folders are not copied.
 pub fn copy(from: &Path, to: &Path) {
     for file in files(from) {
         let target = to.join(&file);

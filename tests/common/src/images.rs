@@ -17,7 +17,7 @@ pub const CATATONIT: &str = "example.com/catatonit:1";
 /// The name of an image with a shell.
 pub const BUSYBOX: &str = "example.com/busybox:1";
 
-/// Copies the archive that users get into the cage, and returns its path there.
+/// Copies our image's archive, as users download it, into the cage. Returns its path there.
 pub fn pause(cage: &Cage) -> String {
     static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
     let path = "/run/images/pause.tar";
@@ -25,8 +25,9 @@ pub fn pause(cage: &Cage) -> String {
     path.into()
 }
 
-/// What the image tool writes: it has done so where `PODPAUSE_PROGRAMS` is, or does it now. cargo
-/// compiles it first, which takes a minute when it is new, so nobody asks for this who has no runtime.
+/// The archive that podpause-image writes. If `PODPAUSE_PROGRAMS` is set, the archive is in that folder.
+/// Otherwise this runs the tool, which cargo may have to compile first. That takes a minute, so only tests
+/// that have a cage, and so a runtime, call this.
 fn shipped() -> Vec<u8> {
     if let Some(folder) = std::env::var_os("PODPAUSE_PROGRAMS") {
         let file = PathBuf::from(folder).join("pause.tar");
@@ -71,8 +72,8 @@ pub fn version() -> &'static str {
     PAUSE.rsplit_once(':').unwrap().1
 }
 
-/// Makes an archive of the folder with this name below `/run/images`, whose only layer is its folder `root`,
-/// and returns its path in the cage.
+/// Makes an image archive in the cage's folder `/run/images/FOLDER`, and returns the archive's path there.
+/// The image is called `name`, and its only layer is the subfolder `root`.
 pub fn archive(cage: &Cage, folder: &str, name: &str, config: serde_json::Value) -> String {
     let folder = format!("/run/images/{folder}");
     let tar = "tar --create --sort=name --numeric-owner --owner=0 --group=0 --mtime=@0";

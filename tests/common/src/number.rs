@@ -1,6 +1,6 @@
 //! Numbers with thousands separators.
 
-/// With a comma between thousands.
+/// Formats a number with a comma before each group of three digits.
 pub fn number(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();

@@ -1,9 +1,9 @@
-/* Makes processes that lose their parent, and ends when all of them have ended.
+/* Makes orphans, and exits when all of them have exited.
  *
  *     orphans ordinary|traced COUNT
  *
- * Each orphan waits until the first process of its PID namespace has adopted it, and ends. A traced one
- * first asks to be traced by that new parent. Prints how many did so.
+ * Each orphan waits until PID 1 of its PID namespace has adopted it, and exits. A traced orphan asks that
+ * new parent to trace it before it exits. Prints how many orphans succeeded.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +34,7 @@ int main(int argc, char **argv)
 		if (parent < 0)
 			return 1;
 		if (parent == 0) {
-			/* Dies at once, which makes its child an orphan. */
+			/* Exits at once, which makes its child an orphan. */
 			pid_t child = fork();
 
 			if (child == 0)
@@ -45,7 +45,7 @@ int main(int argc, char **argv)
 			return 1;
 	}
 	close(ends[1]);
-	/* The end of the pipe: no orphan has it open any more. */
+	/* EOF means that all orphans have closed the pipe. */
 	while (read(ends[0], &byte, 1) == 1)
 		succeeded++;
 	printf("%d\n", succeeded);

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-/// The bytes of the program, which is static.
+/// Compiles the program, which is statically linked, and returns its bytes.
 ///
 /// # Panics
 ///
-/// There is no C compiler, which Rust needs as its linker anyway, or no static C library.
+/// If there is no C compiler `cc` (which Rust needs as its linker anyway) or no static C library.
 pub fn program() -> Vec<u8> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/orphans.c");
     let folder = tempfile::tempdir().unwrap();

@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-/// Ends a test that cannot run here, and says why. With `PODPAUSE_REQUIRE` set (to `all` in CI, or to
-/// a list of what must not be skipped) the test fails instead.
+/// Returns from a test that cannot run here, and prints why. The test fails instead if `PODPAUSE_REQUIRE` is
+/// `all`, as in CI, or a list that contains `$what`.
 #[macro_export]
 macro_rules! skip {
     ($what:expr, $($reason:tt)*) => {{
@@ -13,11 +13,11 @@ macro_rules! skip {
 }
 pub use skip;
 
-/// Says that something is skipped, and why.
+/// Prints that something is skipped, and why.
 ///
 /// # Panics
 ///
-/// If `PODPAUSE_REQUIRE` asks for it.
+/// If `PODPAUSE_REQUIRE` is `all`, or a list that contains `what`.
 pub fn skipped(what: &str, reason: &str) {
     let required = std::env::var("PODPAUSE_REQUIRE").unwrap_or_default();
     let is_required = required.split(',').any(|name| name == "all" || name == what);
@@ -25,8 +25,8 @@ pub fn skipped(what: &str, reason: &str) {
     tell(&format!("SKIPPED {what}: {reason}"));
 }
 
-/// Writes a line to the terminal, also where the test harness captures what a test prints: it captures
-/// only what macros print.
+/// Writes a line to stderr that the test harness does not capture. It captures only the output of macros such
+/// as `eprintln`.
 pub fn tell(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-/// How long anything may take before a test fails. Most takes milliseconds, but CI runs several suites at once
-/// on few processors.
+/// How long a step may take before the test fails. Most steps take milliseconds, but CI runs several suites
+/// at once on few processors.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 
 /// Waits until a condition holds. It polls every two milliseconds: use it only where there is no
@@ -15,7 +15,7 @@ pub const DEADLINE: Duration = Duration::from_secs(180);
 ///
 /// # Panics
 ///
-/// At the deadline. `what` completes the sentence "never: ".
+/// At the deadline, with the message "never: " and `what`.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
@@ -24,7 +24,7 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Whether there is something to read, or the end of the file or process, within this time.
+/// Whether the file becomes readable (also by EOF), or the process of a pidfd ends, within this time.
 pub fn is_readable(file: impl AsFd, within: Duration) -> bool {
     let start = Instant::now();
     loop {

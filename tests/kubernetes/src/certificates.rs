@@ -1,4 +1,4 @@
-//! The certificates of a cluster that lives as long as the suite: made anew each time, and never stored.
+//! The certificates of the cluster. Each run of the suite generates new ones, and keeps them only in memory.
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -14,12 +14,11 @@ pub struct Pair {
 pub struct Certificates {
     /// The certificate of the authority that has signed the others, in PEM.
     pub authority: String,
-    /// Of the API server and of the kubelet.
+    /// The certificate of the API server and of the kubelet.
     pub server: Pair,
-    /// Of everybody who talks to them, as an administrator.
+    /// The certificate of all their clients, which are administrators.
     pub client: Pair,
-    /// The keys that tokens of service accounts are signed and checked with; the certificate is the
-    /// public key.
+    /// The key pair that signs and verifies the tokens of service accounts. `certificate` is the public key.
     pub accounts: Pair,
 }
 
@@ -47,7 +46,7 @@ impl Certificates {
         let accounts = KeyPair::generate().unwrap();
         Self {
             server: signed(server, ExtendedKeyUsagePurpose::ServerAuth),
-            // The API server knows this group: it may do everything.
+            // Kubernetes lets the members of this group do everything.
             client: signed(
                 named("suite", Some("system:masters")),
                 ExtendedKeyUsagePurpose::ClientAuth,

@@ -1,4 +1,5 @@
-//! Many pods of nothing but pause at once, and what the kubelet's cAdvisor says that their sandboxes use.
+//! Runs many pods at once that contain only pause, and reports the memory of their sandboxes, as the
+//! kubelet's cAdvisor counts it.
 
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,7 +15,7 @@ use common::report::tell;
 
 pub const FILE: &str = "density.yaml";
 
-/// The metric that the kubelet evicts pods by.
+/// The working set. The kubelet uses it to decide which pods to evict.
 const METRIC: &str = "container_memory_working_set_bytes";
 
 pub fn many_pods_run_at_once(node: &Node, sandbox: &Sandbox) {
@@ -47,7 +48,8 @@ pub fn many_pods_run_at_once(node: &Node, sandbox: &Sandbox) {
     }
     assert_eq!(sandboxes.len(), replicas);
 
-    // A sample from when the runtime started the sandbox has the runtime's own memory in it.
+    // A sample from while the runtime starts the sandbox includes the runtime's own memory, so only later
+    // samples count.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     let mut sizes = Vec::new();
     node.until("cAdvisor has looked at each sandbox", || {
@@ -73,10 +75,12 @@ pub fn many_pods_run_at_once(node: &Node, sandbox: &Sandbox) {
     applied.delete();
 }
 
-/// The working set of each of these sandboxes, in bytes, if it was sampled since then (in ms since 1970).
+/// The working sets, in bytes, of those of these sandboxes that cAdvisor has sampled after `since_ms`
+/// (milliseconds since 1970).
 ///
-/// Newer versions call the sandbox's container `POD`, and older ones give it no name, as they do with the pod
-/// itself. So it is known by its cgroup, whose name ends with that of the sandbox.
+/// Newer versions of the kubelet give the container of a sandbox the name `POD`. Older versions give it no
+/// name, and the pod itself has none, either. So this finds a sandbox by its cgroup, whose path ends with
+/// the id of the sandbox.
 fn working_sets(node: &Node, sandboxes: &BTreeSet<String>, since_ms: u128) -> Vec<u64> {
     let request = http_get(&format!("/api/v1/nodes/{}/proxy/metrics/cadvisor", node::NAME));
     let text = node.within("metrics are read", node.client.request_text(request)).unwrap();

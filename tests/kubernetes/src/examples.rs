@@ -1,4 +1,4 @@
-//! Each file of `examples/kubernetes` does what its comment says.
+//! Checks that each file of `examples/kubernetes` does what its comment says.
 
 use k8s_openapi::api::authentication::v1::TokenReview;
 use k8s_openapi::api::batch::v1::Job;
@@ -14,7 +14,7 @@ use common::images::version;
 
 type Check = fn(&Node, &Sandbox);
 
-/// The examples, and what holds of each. `density.yaml` has a module of its own.
+/// The examples, each with its check. `density.yaml` has its own module.
 pub const EXAMPLES: &[(&str, Check)] = &[
     ("host-aliases.yaml", host_aliases),
     ("host-namespaces.yaml", host_namespaces),
@@ -31,7 +31,7 @@ pub const EXAMPLES: &[(&str, Check)] = &[
     ("user-namespace.yaml", user_namespace),
 ];
 
-/// Why an example cannot run on this version, if that is so.
+/// Why an example cannot run with these programs, or `None` if it can.
 pub fn missing(file: &str, node: &crate::programs::Programs) -> Option<String> {
     let version = format!(
         "Kubernetes 1.{}, containerd {}.{}",
@@ -57,7 +57,7 @@ fn sandbox_is_first(pod: &PodOn, container: &str, sandbox: &Sandbox) {
     sandbox_is_first_as(sandbox.user, pod, container, sandbox);
 }
 
-/// The same with another user.
+/// The same, with another user than that of the image.
 fn sandbox_is_first_as(user: u32, pod: &PodOn, container: &str, sandbox: &Sandbox) {
     let rows = pod.ps(container);
     let is_root = user == 0;
@@ -140,13 +140,13 @@ fn shared_pid_namespace(node: &Node, sandbox: &Sandbox) {
             .ends_with(&sandbox.command)),
         "{seen}"
     );
-    // The other container's root, for which the example has the capability.
+    // A file in the other container's root. The example adds the capability that reading it takes.
     let httpd = rows.iter().find(|row| row.2.starts_with("httpd")).unwrap().0;
     let page =
         pod.exec("shell", &["cat", &format!("/proc/{httpd}/root/usr/share/nginx/html/index.html")]);
     assert_eq!(page, "stands in for nginx\n");
     applied.delete();
-    // Without sharing, a container is alone with its own PID 1.
+    // Without a shared PID namespace, the container's own command is PID 1, and the sandbox is not visible.
     let applied =
         node.create(vec![crate::pods::shell("own-pid-namespace", "exec sleep 1000000", json!({}))]);
     let pod = node.pod("own-pid-namespace");
@@ -209,7 +209,7 @@ fn shared_volume(node: &Node, _: &Sandbox) {
         pod.try_exec("shell", &["test", "-s", "/html/index.html"]).is_ok()
     });
     assert_eq!(page(), "Hello from the other container\n");
-    // nginx ends, and is started again: address, volume and sandbox stay.
+    // nginx is killed and started again. The address, the volume and the sandbox stay.
     let (address, before) = (pod.address(), pod.sandbox());
     node.cage.run(&["kill", "-KILL", &pod.container("nginx").pid.to_string()]);
     pod.wait("nginx is started again", |pod| {
@@ -236,7 +236,7 @@ fn projected_volumes(node: &Node, _: &Sandbox) {
     assert_eq!(read("cpu"), "500");
     let modes = pod.sh("shell", "stat -L -c %a /projected/user /projected/pass");
     assert_eq!(modes, "440\n400\n");
-    // The API server knows whose the token is, and whom it is for.
+    // The API server confirms to which account the token belongs, and accepts it only for its audience.
     let review = |audience: &str| {
         let review: TokenReview = serde_json::from_value(json!({
             "metadata": {},
@@ -274,11 +274,11 @@ fn restricted(node: &Node, sandbox: &Sandbox) {
         written.as_ref().is_err_and(|error| error.contains("Read-only file system")),
         "{written:?}"
     );
-    // Since 1.25, the namespace has its label's effect without a feature gate.
+    // Since 1.23, the Pod Security label of the namespace takes effect by default.
     let mut other = example("host-namespaces.yaml").remove(1);
     other["metadata"]["namespace"] = "restricted".into();
     let refusal = node.refusal(other);
-    if node.programs.kubernetes >= 25 {
+    if node.programs.kubernetes >= 23 {
         assert!(refusal.as_ref().is_some_and(|text| text.contains("PodSecurity")), "{refusal:?}");
     } else {
         assert_eq!(refusal, None);
@@ -304,7 +304,7 @@ fn seccomp_profile(node: &Node, _: &Sandbox) {
     };
     let ours = names(&serde_json::from_str(profile).unwrap());
     assert_eq!(names(&container.config["linux"]["seccomp"]), ours);
-    // The sandbox has another: that of the runtime, whatever the pod says.
+    // The sandbox has another profile, the runtime's default, which also allows these calls.
     let sandbox = pod.sandbox();
     assert_eq!(node.status_field(sandbox.pid, "Seccomp"), "2");
     assert!(
@@ -312,7 +312,7 @@ fn seccomp_profile(node: &Node, _: &Sandbox) {
             .is_superset(&["openat2".into(), "mkdir".into()].into())
     );
     applied.delete();
-    // What the profile does not have is refused.
+    // The profile denies calls that it does not list: mkdir fails only in the confined container.
     let security =
         example("seccomp-profile.yaml")[0]["spec"]["containers"][0]["securityContext"].clone();
     let mut statuses = Vec::new();
@@ -335,7 +335,7 @@ fn pause_container(node: &Node, _: &Sandbox) {
     let pod = node.pod("pause-container");
     pod.wait_until_ready();
     node.cage.wait_for_pause(pod.container("pause").pid);
-    // SIGTERM ends it with 0. SIGKILL would come after ten minutes, long after the deadline.
+    // SIGTERM ends it. SIGKILL would come only after ten minutes, long after the deadline.
     let says = pod.follow(&["pause"], async || {
         pod.api.delete(&pod.name, &DeleteParams::default()).await.unwrap();
     });
@@ -376,7 +376,7 @@ fn user_namespace(node: &Node, sandbox: &Sandbox) {
             && row.2 == sandbox.command),
         "{rows:?}"
     );
-    // On the node, it is a user that nobody else is.
+    // On the node, it runs as the user that its user is mapped to.
     let on_node = (first + sandbox.user).to_string();
     let ids = node.status_field(pod.sandbox().pid, "Uid");
     assert!(ids.split_whitespace().all(|id| id == on_node), "{ids} is not {on_node}");

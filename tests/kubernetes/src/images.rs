@@ -1,4 +1,4 @@
-//! The images on the node: sandboxes to compare, and what stands in for the public ones that the examples
+//! The images on the node: the sandboxes to compare, and stand-ins for the public images that the examples
 //! name.
 
 use std::collections::BTreeMap;
@@ -13,16 +13,16 @@ use crate::pods::examples;
 use common::cage::{Cage, find};
 use common::images::{self as archives, CATATONIT, PAUSE};
 
-/// An image for the sandboxes of a node, with what is known of it.
+/// An image for the sandboxes of a node, and what the checks expect of it.
 #[derive(Clone)]
 pub struct Sandbox {
-    /// What the checks are called by.
+    /// The prefix of the names of its checks.
     pub label: String,
     pub image: String,
     /// Its first process, as `ps` shows it.
     pub command: String,
     pub user: u32,
-    /// The archive that it is in, where that is not made here.
+    /// The archive that contains the image, unless the suite makes it.
     pub archive: Option<PathBuf>,
 }
 
@@ -38,7 +38,7 @@ impl Sandbox {
         Self { label, image, command, user: 0, archive: None }
     }
 
-    /// Another one, in an archive as `docker save` makes it.
+    /// Another image, from an archive in the format of `docker save`.
     pub fn archived(file: &Path) -> Self {
         let read = |name: &str| -> Value {
             let mut command = Command::new("tar");
@@ -85,12 +85,12 @@ impl Sandbox {
     }
 }
 
-/// An image that nobody uses, and its size.
+/// An image that no pod uses, and its size.
 pub const GARBAGE: &str = "example.com/garbage:1";
 pub const GARBAGE_BYTES: u64 = 64 << 20;
 
-/// Loads our image and catatonit's, and brings those that the examples name where they are pulled from. What is
-/// there already stays.
+/// Loads our image and catatonit's. Pushes the stand-ins for the images of the examples to the registry, or
+/// loads them, too, if there is no registry. A second call reuses the archives of the stand-ins.
 pub fn load(node: &Node) {
     let cage = &node.cage;
     import(node, "k8s.io", &archives::pause(cage));
@@ -98,7 +98,7 @@ pub fn load(node: &Node) {
     let busybox = root(cage, "busybox");
     let commands = BTreeMap::from([
         ("busybox", json!({ "Cmd": ["sh"], "Env": ["PATH=/bin"] })),
-        // It serves the same folder at the same port.
+        // busybox httpd instead of nginx: it serves the same folder on the same port.
         (
             "nginx",
             json!({ "Cmd": ["httpd", "-f", "-p", "80", "-h", "/usr/share/nginx/html"], "Env": ["PATH=/bin"] }),
@@ -127,7 +127,7 @@ pub fn load(node: &Node) {
     }
 }
 
-/// Loads the image of a sandbox, if it is not there by itself.
+/// Loads the image of a sandbox if it comes from an archive. [`load`] has loaded the others.
 pub fn load_sandbox(node: &Node, sandbox: &Sandbox) {
     if let Some(archive) = &sandbox.archive {
         let inside = format!("/run/images/{}.tar", sandbox.label);
@@ -136,7 +136,7 @@ pub fn load_sandbox(node: &Node, sandbox: &Sandbox) {
     }
 }
 
-/// Loads the image that nobody uses.
+/// Loads the image that no pod uses.
 pub fn load_garbage(node: &Node) {
     let folder = node.cage.path("/run/images/garbage");
     let _ = fs::remove_dir_all(&folder);
@@ -147,7 +147,7 @@ pub fn load_garbage(node: &Node) {
     fs::remove_dir_all(&folder).unwrap();
 }
 
-/// The images that the node has, as the CRI of its containerd names them.
+/// The names of the images that containerd has for the CRI.
 pub fn names(node: &Node) -> Vec<String> {
     let list = node.cage.run(&["ctr", "--namespace", "k8s.io", "images", "list", "--quiet"]);
     list.lines().map(str::to_owned).collect()
@@ -172,7 +172,7 @@ fn images_in(text: &str) -> Vec<String> {
     images.map(str::to_owned).collect()
 }
 
-/// Makes the root of a small system with all that busybox has, and returns its path in the cage.
+/// Makes the root of a small system with all applets of busybox, and returns its path in the cage.
 fn root(cage: &Cage, name: &str) -> String {
     let root = format!("/run/images/{name}-root");
     if cage.path(&root).exists() {

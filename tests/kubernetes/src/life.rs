@@ -1,5 +1,5 @@
-//! What pause is there for: it outlives containers, reaps orphans, is replaced when it is killed, and its
-//! image stays on the node.
+//! The life of a sandbox: orphans leave no zombies, a killed sandbox is replaced, garbage collection keeps
+//! its image, and nothing is left of deleted pods.
 
 use rustix::fs::statvfs;
 use serde_json::json;
@@ -16,7 +16,8 @@ fn sharing(name: &str) -> serde_json::Value {
     shell(name, "exec sleep 1000000", json!({ "shareProcessNamespace": true }))
 }
 
-/// Orphans whose parent is not told of them any more than by default.
+/// Orphans that are not traced. pause ignores SIGCHLD, so the kernel reaps these itself and does not wake
+/// pause.
 pub fn ordinary_orphans_leave_no_zombie(node: &Node, sandbox: &Sandbox) {
     let (before, after) = wake_ups(node, sandbox, "ordinary");
     if sandbox.is_ours() {
@@ -24,23 +25,23 @@ pub fn ordinary_orphans_leave_no_zombie(node: &Node, sandbox: &Sandbox) {
     }
 }
 
-/// Orphans that ask to be traced by PID 1, and end: the kernel does not release these by itself.
+/// Orphans that ask PID 1 to trace them, and then end. The kernel does not reap these itself.
 pub fn traced_orphans_leave_no_zombie(node: &Node, sandbox: &Sandbox) {
     wake_ups(node, sandbox, "traced");
 }
 
-/// Makes orphans of this kind, as an ordinary user, waits until none is left of them, and returns the context switches of the
-/// sandbox before and after.
+/// Makes orphans of this kind as an ordinary user, and waits until no zombie is left. Returns the number of
+/// voluntary context switches of the sandbox before and after.
 fn wake_ups(node: &Node, image: &Sandbox, kind: &str) -> (String, String) {
     let name = format!("{kind}-orphans");
     let mut pod = sharing(&name);
-    // A process with capabilities cannot be traced by a sandbox that has none. ptrace(2), PTRACE_TRACEME
+    // A sandbox without capabilities cannot trace a process that has some. ptrace(2), PTRACE_TRACEME
     pod["spec"]["securityContext"] = json!({ "runAsUser": 1_000 });
     let applied = node.create(vec![pod]);
     let pod = node.pod(&name);
     pod.wait_until_ready();
     let sandbox = pod.sandbox().pid;
-    // It is asleep before the first.
+    // The sandbox must sleep before its context switches are read for the first time.
     node.until("the sandbox sleeps", || node.status_field(sandbox, "State").starts_with('S'));
     if image.is_ours() {
         node.cage.wait_for_pause(sandbox);
@@ -60,7 +61,7 @@ fn wake_ups(node: &Node, image: &Sandbox, kind: &str) -> (String, String) {
     (before, after)
 }
 
-/// Somebody kills the sandbox on the node: the kubelet makes a new one, and starts the containers again.
+/// After the sandbox is killed on the node, the kubelet makes a new one, and starts the containers again.
 pub fn a_killed_sandbox_is_replaced(node: &Node, _: &Sandbox) {
     let volume = json!({
         "shareProcessNamespace": true,
@@ -83,17 +84,17 @@ pub fn a_killed_sandbox_is_replaced(node: &Node, _: &Sandbox) {
     let address = pod.address();
     let interface = pod.exec("shell", &["ip", "-o", "-4", "address", "show", "dev", "eth0"]);
     assert!(interface.contains(&format!("inet {address}/")), "{interface}");
-    // Volumes belong to the pod and not to the sandbox.
+    // A volume belongs to the pod, and not to the sandbox.
     assert_eq!(pod.exec("shell", &["cat", "/kept/lines"]), "line\nline\n");
     applied.delete();
 }
 
-/// The kubelet clears the disk: images that nobody uses go, and the sandbox's stays.
+/// If disk space is low, the kubelet removes an image that no pod uses, and keeps the image of the sandbox.
 pub fn the_image_survives_garbage_collection(node: &Node, sandbox: &Sandbox) {
     images::load_garbage(node);
     let has = |image: &str| images::names(node).iter().any(|name| name == image);
     assert!(has(GARBAGE) && has(&sandbox.image));
-    // Without the garbage, there is just enough room.
+    // With the garbage, free space is below this threshold; without it, free space is above.
     let disk = statvfs(node.cage.path("/var/lib/containerd")).unwrap();
     let available = disk.f_bavail * disk.f_frsize;
     let threshold = (available + GARBAGE_BYTES / 2).to_string();
@@ -107,18 +108,18 @@ pub fn the_image_survives_garbage_collection(node: &Node, sandbox: &Sandbox) {
     node.until("the garbage is collected", || !has(GARBAGE));
     assert!(has(&sandbox.image), "{:?}", images::names(node));
     node.switch(sandbox, json!({}));
-    // Not only the name is left.
+    // The image itself is still there, and not only its name: a new pod starts.
     let applied = node.create(vec![sharing("after-collection")]);
     let pod = node.pod("after-collection");
     pod.wait_until_ready();
     assert_eq!(pod.ps("shell").first().map(|row| row.2.clone()), Some(sandbox.command.clone()));
     applied.delete();
-    // Those that other checks need may have gone, too.
+    // The kubelet may also have removed images that other checks need.
     images::load(node);
 }
 
-/// Everything that was started here is deleted. Processes, mounts, namespaces, cgroups, interfaces and folders
-/// of pods go with it.
+/// The other checks have deleted their pods. No processes, mounts, network namespaces, interfaces, cgroups or
+/// folders of these pods are left.
 pub fn nothing_is_left_of_the_pods(node: &Node, _: &Sandbox) {
     let start = std::time::Instant::now();
     loop {
@@ -129,7 +130,7 @@ pub fn nothing_is_left_of_the_pods(node: &Node, _: &Sandbox) {
         assert!(start.elapsed() < DEADLINE, "left: {left:#?}");
         std::thread::sleep(STEP);
     }
-    // The check can fail.
+    // The negative control: a running pod does leave something.
     let applied = node.create(vec![sharing("leaves-something")]);
     node.pod("leaves-something").wait_until_ready();
     assert!(!node.leftovers().is_empty());

@@ -1,9 +1,9 @@
-//! Runs the pods of `examples/kubernetes` on a node of a real Kubernetes, with pause as the sandbox, and
-//! with peers as the sandbox, which shows whose fault a failure is.
+//! Runs the pods of `examples/kubernetes` on a node of a real Kubernetes, with pause as the sandbox, and then
+//! with peers as the sandbox. If a check fails with pause and also with a peer, the fault is not in pause.
 //!
-//! `PODPAUSE_KUBERNETES` names a folder with etcd and the servers of Kubernetes, of any version from 1.20
-//! on; containerd, its shim, `ctr`, runc or crun, and the CNI plugins may be there, too, or are the system's.
-//! `PODPAUSE_PEER` names an archive with another pause image, as `docker save` makes it.
+//! `PODPAUSE_KUBERNETES` names a folder with etcd and the servers of Kubernetes 1.20 or newer. containerd,
+//! its shim, `ctr`, runc or crun, and the CNI plugins may be in that folder, or else must be installed.
+//! `PODPAUSE_PEER` names an archive with another pause image, in the format of `docker save`.
 
 mod certificates;
 mod density;
@@ -27,17 +27,17 @@ use programs::Programs;
 
 type Check = fn(&Node, &Sandbox);
 
-/// How many checks run at once: they wait more than they compute.
+/// How many checks run at once. They mostly wait, so this may be more than there are processors.
 const AT_ONCE: usize = 16;
 
-/// What may run beside other checks, besides the examples.
+/// The checks that may run at the same time as others, in addition to the examples.
 const TOGETHER: &[(&str, Check)] = &[
     ("a_killed_sandbox_is_replaced", life::a_killed_sandbox_is_replaced),
     ("ordinary_orphans_leave_no_zombie", life::ordinary_orphans_leave_no_zombie),
     ("traced_orphans_leave_no_zombie", life::traced_orphans_leave_no_zombie),
 ];
 
-/// What needs the node for itself, in this order.
+/// The checks that need the node for themselves, in this order.
 const ALONE: &[(&str, Check)] = &[
     ("many_pods_run_at_once", density::many_pods_run_at_once),
     ("the_image_survives_garbage_collection", life::the_image_survives_garbage_collection),
@@ -102,9 +102,9 @@ fn trials(
         let (node, label, sandbox) =
             (node.cloned(), format!("{}::{name}", sandbox.label), sandbox.clone());
         Trial::test(label, move || {
-            let node = node.expect("only a list has no node");
+            let node = node.expect("without a node, trials are only listed");
             node.enter();
-            // Its message is of the panic, which libtest-mimic has not, but prints.
+            // The message of the failure is that of the panic, without a prefix from libtest-mimic.
             catch_unwind(AssertUnwindSafe(|| check(&node, &sandbox))).map_err(|payload| {
                 let text = payload.downcast_ref::<String>().cloned();
                 let text =

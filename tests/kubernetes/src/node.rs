@@ -1,7 +1,7 @@
-//! A node of a real Kubernetes with its control plane, in a cage of its own.
+//! A node of a real Kubernetes with its control plane, in its own cage.
 //!
-//! The cage has its own processes, mounts, network, names and IPC, and all of them end with the suite. Its
-//! root is read-only, and what the node keeps is in memory.
+//! The cage has its own PID, mount, network, UTS and IPC namespaces, which end with the suite. Its root is
+//! read-only, and the state of the node is in memory.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -28,19 +28,21 @@ use common::images::PAUSE;
 /// The name of the node, as `examples/kubernetes/node-name.yaml` has it.
 pub const NAME: &str = "worker-0";
 
-/// Where the cage has the folder of programs.
+/// The path, in the cage, of the folder of programs.
 pub const FOLDER: &str = "/run/kubernetes";
 
-/// The address of the node, which no network outside has (RFC 5737): the kubelet takes no loopback address.
+/// The address of the node. The kubelet refuses a loopback address, so this is one of those that are reserved
+/// for documentation (RFC 5737).
 const ADDRESS: &str = "192.0.2.1";
 
-/// How long anything of the cluster may take: several steps, on a machine that may do other things.
+/// How long the cluster may take for anything. It is long because an action can have several steps, on a busy
+/// machine.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 
-/// How often something is looked at that nobody reports.
+/// How often to poll a condition that cannot be watched.
 pub const STEP: Duration = Duration::from_millis(50);
 
-/// Where pulls of images of docker.io go.
+/// The registry that serves pulls from docker.io.
 pub const REGISTRY: &str = "127.0.0.1:5000";
 
 const SET_UP: &str = r#"
@@ -48,7 +50,7 @@ const SET_UP: &str = r#"
     mount -t tmpfs -o mode=755 log /var/log
     mkdir /var/lib/containerd
     mount -t tmpfs -o mode=711 images /var/lib/containerd
-    # The kubelet sets these for the whole machine. Here it gets to see files.
+    # The kubelet sets these for the whole machine. Mounted files hide them from it.
     for name in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops \
         kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
         if [ -e /proc/sys/$name ]; then
@@ -57,7 +59,8 @@ const SET_UP: &str = r#"
             mount --bind /run/sysctl/$name /proc/sys/$name
         fi
     done
-    # Where files of /proc are covered, user namespaces may mount one only if there is another uncovered.
+    # Mounts now cover files of /proc. In a user namespace, procfs can be mounted only if another, fully
+    # visible instance exists.
     mkdir /run/proc
     mount -t proc proc /run/proc
     mount -o remount,bind,ro /
@@ -77,7 +80,7 @@ const NETWORK: &str = r#"{
     }]
 }"#;
 
-/// The daemons that a switch of the sandbox image restarts.
+/// The daemons that [`Node::switch`] restarts.
 struct Daemons {
     containerd: Option<Daemon>,
     kubelet: Option<Daemon>,
@@ -87,16 +90,17 @@ pub struct Node {
     pub programs: Programs,
     pub client: Client,
     runtime: Runtime,
-    /// The network that the API is on.
+    /// The network namespace of the API server.
     network: File,
     daemons: Mutex<Daemons>,
     _control_plane: Vec<Daemon>,
-    /// Last, since the daemons are in it.
+    /// The daemons run in the cage, so it is the last field, and is dropped last.
     pub cage: Cage,
 }
 
 impl Node {
-    /// A node that is ready, with this image for its sandboxes, or nothing if there can be none here.
+    /// Starts a node with this image for its sandboxes, and waits until it is ready. Returns `None` if this
+    /// machine cannot run a cage.
     pub fn start(programs: &Programs, sandbox: &Sandbox) -> Option<Self> {
         let tools = ["busybox", "catatonit", "tar", "ctr", "sha256sum"];
         let cage = Cage::new("kubernetes", &tools)?;
@@ -139,7 +143,7 @@ impl Node {
                 "--client-ca-file=/run/node/authority.pem",
                 "--tls-cert-file=/run/node/server.pem",
                 "--tls-private-key-file=/run/node/server-key.pem",
-                // No name server knows the node by its name.
+                // No name server resolves the name of the node.
                 "--kubelet-preferred-address-types=InternalIP",
                 "--kubelet-certificate-authority=/run/node/authority.pem",
                 "--kubelet-client-certificate=/run/node/client.pem",
@@ -191,7 +195,7 @@ impl Node {
             "--service-account-private-key-file=/run/node/accounts-key.pem",
         ];
         let mut scheduler = vec![];
-        // Until 1.22 they had a second port, without TLS.
+        // Before 1.22, they had a second port, without TLS.
         if programs.kubernetes < 22 {
             manager.push("--port=0");
             scheduler.push("--port=0");
@@ -212,7 +216,7 @@ impl Node {
         Some(node)
     }
 
-    /// Lets the calling thread reach what the node listens on. Threads that a check runs in call it first.
+    /// Moves the calling thread into the network namespace of the node. Each check's thread calls it first.
     pub fn enter(&self) {
         enter(&self.network);
     }
@@ -221,13 +225,13 @@ impl Node {
         self.runtime.block_on(future)
     }
 
-    /// Runs this to its end, or fails at the deadline.
+    /// Runs this future to its end, or fails at the deadline.
     pub fn within<T>(&self, what: &str, future: impl Future<Output = T>) -> T {
         let limited = async { tokio::time::timeout(DEADLINE, future).await };
         self.block_on(limited).unwrap_or_else(|_| panic!("never: {what}"))
     }
 
-    /// Waits until something is so that nobody reports, or fails at the deadline.
+    /// Polls until `is_so` returns true, or fails at the deadline.
     pub fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let start = std::time::Instant::now();
         while !is_so() {
@@ -236,8 +240,8 @@ impl Node {
         }
     }
 
-    /// Gives new pods this sandbox, by the steps of `docs/kubernetes.md`: pods that run keep theirs. The
-    /// kubelet gets these settings on top of its own.
+    /// Makes new pods use this sandbox, and adds these settings to the kubelet's configuration. It restarts
+    /// containerd and the kubelet. Running pods keep their sandbox.
     pub fn switch(&self, sandbox: &Sandbox, settings: Value) {
         self.stop();
         self.start_containerd(sandbox);
@@ -280,7 +284,7 @@ impl Node {
         if minor < 27 {
             words.push(format!("--container-runtime-endpoint={CONTAINERD}"));
         }
-        // Newer ones ask the runtime which image must stay.
+        // The kubelet keeps this image. From 1.35 on, it asks the runtime which image to keep.
         if minor < 35 {
             words.push(format!("--pod-infra-container-image={}", sandbox.image));
         }
@@ -288,7 +292,8 @@ impl Node {
         self.daemons.lock().unwrap().kubelet = Some(daemon(&self.cage, "kubelet", &words));
     }
 
-    /// Waits until the kubelet itself, and not only what it has reported before, says that it is well.
+    /// Waits until the node is ready. It also asks the kubelet itself, because the status of the node may be
+    /// older than the kubelet's last restart.
     fn wait_until_ready(&self) {
         self.until("the node is ready", || {
             let ended = self.daemons.lock().unwrap().kubelet.as_mut().is_none_or(Daemon::has_ended);
@@ -304,13 +309,13 @@ impl Node {
         let Ok(node) = self.block_on(self.client.request::<Value>(node)) else { return false };
         let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
         let mut true_ones = conditions.filter(|condition| condition["status"] == "True");
-        // Without pressure of any kind, since pods that are new would not be scheduled.
+        // There must be no pressure of any kind, because new pods would otherwise not be scheduled.
         true_ones.next().is_some_and(|condition| condition["type"] == "Ready")
             && true_ones.next().is_none()
             && node["spec"]["taints"].is_null()
     }
 
-    /// The last lines of what the daemons have logged.
+    /// The last lines of the daemons' logs.
     pub fn last_words(&self) -> String {
         let mut text = String::new();
         for name in [
@@ -330,8 +335,8 @@ impl Node {
         text
     }
 
-    /// All that pods leave on the node while they run: processes, mounts, network namespaces and
-    /// interfaces, cgroups, and folders of the kubelet.
+    /// What pods have on the node while they run, and may leave behind: processes, mounts, network namespaces
+    /// and interfaces, cgroups, and folders of the kubelet.
     pub fn leftovers(&self) -> BTreeSet<String> {
         let names = |folder: PathBuf| {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -401,15 +406,15 @@ fn enter(network: &File) {
     move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
 }
 
-/// Mounts a folder of this machine in the cage, whose root may be another.
+/// Mounts a folder of this machine in the cage, even if `PODPAUSE_ROOT` gives the cage another root.
 fn attach(cage: &Cage, folder: &Path, inside: &str) {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(CWD, folder, flags).unwrap();
     let mounts = File::open(cage.path("/proc/1/ns/mnt")).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // SAFETY: CLONE_FS only unshares the working directory and root of this thread, which ends
-            // below and passes no path to anybody. It holds no file descriptor table of its own.
+            // SAFETY: only UnshareFlags::FILES makes this call unsafe, and it is not set. With FS, this
+            // thread gets its own root and working directory, and it ends below.
             unsafe { unshare_unsafe(UnshareFlags::FS) }.unwrap();
             move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount)).unwrap();
             move_mount(tree, "", CWD, inside, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
@@ -417,7 +422,7 @@ fn attach(cage: &Cage, folder: &Path, inside: &str) {
     });
 }
 
-/// Makes the cgroup that the kubelet's are below, in every hierarchy. The cage removes it.
+/// Makes the parent of the kubelet's cgroups in every hierarchy. The cage removes it.
 fn make_cgroups(cage: &Cage) {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(root).unwrap().flatten().map(|entry| entry.path());
@@ -425,17 +430,17 @@ fn make_cgroups(cage: &Cage) {
     let is_v2 = root.join("cgroup.controllers").exists();
     let parents: Vec<_> = match is_v2 {
         true => {
-            // Without these, the kubelet refuses to start; it would set them itself further down.
+            // Without these controllers, the kubelet refuses to start. It enables them only further down.
             for controller in ["cpu", "cpuset", "memory", "pids", "hugetlb", "io"] {
                 let _ = fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
             }
             vec![root.to_owned()]
         }
-        // The cage has no cgroups of version 2 beside those of version 1.
+        // With cgroup v1, the cage has unmounted the v2 hierarchy, `unified`.
         false => hierarchies.filter(|path| !path.ends_with("unified")).collect(),
     };
     for parent in parents {
-        // Two names may be one hierarchy.
+        // Two names may be links to the same hierarchy, and then the second call fails.
         let _ = fs::create_dir(parent.join(&cage.cgroup));
     }
 }
@@ -485,7 +490,7 @@ fn write_configuration(cage: &Cage, programs: &Programs) {
     }
 }
 
-/// What `docs/containerd.md` says, and what containerd needs in a cage.
+/// The configuration from `docs/containerd.md`, and what containerd needs in a cage.
 fn containerd_configuration(programs: &Programs, sandbox: &Sandbox) -> String {
     let (setting, images, runtime) = match programs.containerd.0 {
         1 => ("sandbox_image", "io.containerd.grpc.v1.cri", "io.containerd.grpc.v1.cri"),
@@ -518,7 +523,7 @@ path = "/run/opt"
 }
 
 fn kubelet_configuration(minor: u32, cgroup: &str) -> Value {
-    // A lower one is refused where CAP_SYS_RESOURCE is.
+    // Without CAP_SYS_RESOURCE, the kernel refuses a lower OOM score than the current one.
     let own_oom_score: i32 =
         fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
     let mut configuration = json!({
@@ -535,14 +540,14 @@ fn kubelet_configuration(minor: u32, cgroup: &str) -> Value {
         "evictionHard": { "memory.available": "10Mi" },
         "evictionPressureTransitionPeriod": "1s",
         "failSwapOn": false,
-        // Only as a check asks for it.
+        // The kubelet removes images only if a check asks for it.
         "imageGCHighThresholdPercent": 100,
         "kubeAPIBurst": 200,
         "kubeAPIQPS": 100,
         "makeIPTablesUtilChains": false,
         "oomScoreAdj": own_oom_score,
         "resolvConf": "/run/node/resolv.conf",
-        // A change of a Secret reaches its volume after this time.
+        // How often the kubelet syncs a pod, which also updates the volumes of changed Secrets.
         "syncFrequency": "5s",
         "tlsCertFile": "/run/node/server.pem",
         "tlsPrivateKeyFile": "/run/node/server-key.pem",

@@ -1,5 +1,5 @@
-//! Pods on the node: made from the examples or from JSON, looked at through the API, in the containers and
-//! on the node, and deleted.
+//! Pods on the node: made from the examples or from JSON, observed through the API, in the containers and on
+//! the node, and deleted.
 
 use std::fs;
 use std::path::Path;
@@ -40,13 +40,13 @@ pub fn example(name: &str) -> Vec<Value> {
         .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Objects in the cluster. They are deleted at the end, also where a check fails.
+/// Objects in the cluster. They are deleted at the end, even if a check fails.
 pub struct Applied<'n> {
     node: &'n Node,
     objects: Vec<DynamicObject>,
 }
 
-/// The namespace of an object, where it names none.
+/// The namespace of an object that names none.
 const DEFAULT: &str = "default";
 
 impl Node {
@@ -68,7 +68,8 @@ impl Node {
             let api = self.api(&object);
             let params = PostParams::default();
             let mut made = None;
-            // Until 1.23 a service account has a token only some time after it is there.
+            // Before 1.24, a service account gets its token only some time after it is created. Until then,
+            // the API server refuses pods.
             self.until("the API server is ready for an object", || {
                 let answer = self.within("an object is made", api.create(&params, &object));
                 let again = matches!(&answer, Err(kube::Error::Api(status)) if status.reason == "ServerTimeout");
@@ -81,7 +82,7 @@ impl Node {
         applied
     }
 
-    /// What the API server says to this object, and nothing is made.
+    /// Why the API server refuses this object, or `None` if it accepts it. This is a dry run.
     pub fn refusal(&self, object: Value) -> Option<String> {
         let object: DynamicObject = serde_json::from_value(object).unwrap();
         let params = PostParams { dry_run: true, ..Default::default() };
@@ -90,7 +91,7 @@ impl Node {
         answer.err().map(|error| error.to_string())
     }
 
-    /// Waits until pods can be made in a namespace: a controller gives it an account first.
+    /// Waits until pods can be made in a namespace. A controller has to make its service account first.
     fn wait_for_account(&self, namespace: &str) {
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
         let is_there = |account: Option<&ServiceAccount>| account.is_some();
@@ -129,15 +130,15 @@ fn is_cluster_wide(object: &DynamicObject) -> bool {
 }
 
 impl Applied<'_> {
-    /// Deletes all, and waits until they are gone. Containers that ignore SIGTERM, as a shell does as PID 1,
-    /// are killed after a second.
+    /// Deletes all objects, and waits until they are gone. Containers that ignore SIGTERM, such as a shell as
+    /// PID 1, are killed after a second.
     pub fn delete(mut self) {
         let params = DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::background() };
         self.remove(&params).unwrap();
     }
 
     fn remove(&mut self, params: &DeleteParams) -> Result<(), String> {
-        // What has been made last may need the first.
+        // It deletes the newest object first, because that may need older ones.
         for object in self.objects.drain(..).rev() {
             let (name, api) = (object.metadata.name.as_deref().unwrap(), self.node.api(&object));
             let uid = object.metadata.uid.as_deref().unwrap();
@@ -162,7 +163,7 @@ impl Applied<'_> {
 impl Drop for Applied<'_> {
     fn drop(&mut self) {
         if !self.objects.is_empty() {
-            // A check has failed, and says why: whatever goes wrong here is of no interest beside it.
+            // A check has failed, and its panic says why. Another error here would only hide that.
             let params =
                 DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::background() };
             let remove = std::panic::AssertUnwindSafe(|| self.remove(&params));
@@ -187,7 +188,7 @@ impl PodOn<'_> {
         self.get().metadata.uid.unwrap()
     }
 
-    /// Waits until something is so of the pod, and returns it.
+    /// Waits until `is_so` is true for the pod, and returns the pod.
     pub fn wait(&self, what: &str, is_so: impl Fn(&Pod) -> bool) -> Pod {
         let is_so = |pod: Option<&Pod>| pod.is_some_and(&is_so);
         let wait = await_condition(self.api.clone(), &self.name, is_so);
@@ -202,12 +203,12 @@ impl PodOn<'_> {
         }
     }
 
-    /// Waits until every container is ready.
+    /// Waits until the pod is ready, and returns it.
     pub fn wait_until_ready(&self) -> Pod {
         self.wait("is ready", is_ready)
     }
 
-    /// Waits until all containers have ended, and returns the states that they are in.
+    /// Waits until the pod has ended, and returns it.
     pub fn wait_for_end(&self) -> Pod {
         self.wait("has ended", |pod| matches!(phase(pod), "Succeeded" | "Failed"))
     }
@@ -258,7 +259,7 @@ impl PodOn<'_> {
         self.node.within("a command in a container ends", run)
     }
 
-    /// Types a line into the terminal of a container that runs, and returns what is seen up to this text.
+    /// Types a line into the terminal of a running container, and returns the output up to the text `end`.
     pub fn attach(&self, container: &str, line: &str, end: &str) -> String {
         let run = async {
             let params = AttachParams::interactive_tty().container(container);
@@ -283,7 +284,8 @@ impl PodOn<'_> {
         self.node.within("the logs are read", self.api.logs(&self.name, &params)).unwrap()
     }
 
-    /// What a container prints until it ends. It is read while `meanwhile` runs, which may delete the pod.
+    /// The lines that each of these containers prints until it ends. They are read while `meanwhile` runs,
+    /// which may delete the pod.
     pub fn follow(&self, containers: &[&str], meanwhile: impl AsyncFnOnce()) -> Vec<Vec<String>> {
         let read = async |container: &str| {
             let params =
@@ -296,7 +298,7 @@ impl PodOn<'_> {
                 .into_iter()
                 .map(|stream| futures::TryStreamExt::try_collect::<Vec<_>>(stream.lines()));
             let (lines, ()) = tokio::join!(futures::future::join_all(lines), meanwhile());
-            // The kubelet may ask for the state of a container that is gone already, and appends the answer.
+            // The kubelet may ask for the state of a container that is already gone, and append the error.
             let is_of_the_kubelet = |line: &String| line.starts_with("rpc error: code = NotFound");
             let lines = lines.into_iter().map(Result::unwrap);
             lines
@@ -306,7 +308,7 @@ impl PodOn<'_> {
         self.node.within("the logs end", run)
     }
 
-    /// What the node knows of the pod's sandbox.
+    /// Waits until the pod has a sandbox on the node, and returns it.
     pub fn sandbox(&self) -> Container {
         let uid = self.uid();
         let mut found = None;
@@ -317,7 +319,7 @@ impl PodOn<'_> {
         found.unwrap()
     }
 
-    /// What the node knows of a container of the pod.
+    /// A running container of the pod, by its name.
     pub fn container(&self, name: &str) -> Container {
         let containers = self.node.containers(&self.uid());
         containers.into_iter().find(|container| container.name == name).unwrap()
@@ -353,26 +355,26 @@ pub fn status_of(pod: &Pod, container: &str) -> ContainerStatus {
     statuses.into_iter().find(|status| status.name == container).cloned().unwrap_or_default()
 }
 
-/// A container as containerd has it.
+/// A container, from the files of containerd's shim.
 pub struct Container {
     pub id: String,
     /// Its name in the pod; a sandbox has none.
     pub name: String,
     pub is_sandbox: bool,
-    /// Its first process, by the number that it has on the node.
+    /// The PID, on the node, of its first process.
     pub pid: i32,
-    /// What the runtime was told: OCI's `config.json`.
+    /// Its OCI configuration, `config.json`.
     pub config: Value,
 }
 
 impl Node {
-    /// The containers of a pod that run now.
+    /// The running containers of a pod, including its sandbox.
     pub fn containers(&self, uid: &str) -> Vec<Container> {
         let folder = self.cage.path("/run/containerd/io.containerd.runtime.v2.task/k8s.io");
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let of_pod = format!("/pod{uid}/");
         let containers = entries.filter_map(|entry| {
-            // What is just being made or removed has not all of this.
+            // A container that is just being made or removed lacks some of these files.
             let config = fs::read_to_string(entry.path().join("config.json")).ok()?;
             let config: Value = serde_json::from_str(&config).ok()?;
             let pid = fs::read_to_string(entry.path().join("init.pid")).ok()?.parse().ok()?;
@@ -393,7 +395,7 @@ impl Node {
         containers.collect()
     }
 
-    /// A field of `/proc/PID/status`, by the number of a process on the node.
+    /// A field of `/proc/PID/status`, where PID is that on the node.
     pub fn status_field(&self, pid: i32, field: &str) -> String {
         let status = self.cage.proc(&format!("{pid}/status"));
         let start = format!("{field}:");
@@ -407,7 +409,7 @@ impl Node {
     }
 }
 
-/// A pod with one container that runs busybox, with these settings on top.
+/// A pod with one container that runs busybox, with these fields added to its `spec`.
 pub fn shell(name: &str, script: &str, spec: Value) -> Value {
     let mut pod = json!({
         "apiVersion": "v1",

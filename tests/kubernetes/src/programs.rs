@@ -1,15 +1,15 @@
-//! The programs that a node is made of, and what their versions mean for how they are started.
+//! The programs that a node consists of, and their versions.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::cage::find;
 
-/// The servers of Kubernetes, and what they need, in the folder that `PODPAUSE_KUBERNETES` names.
+/// The programs that must be in the folder that `PODPAUSE_KUBERNETES` names.
 const IN_FOLDER: [&str; 5] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet"];
 
-/// What may be in the folder, and otherwise is the system's.
+/// The programs that may be in that folder, and otherwise must be installed.
 const ANYWHERE: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
 
 #[derive(Clone)]
@@ -19,7 +19,7 @@ pub struct Programs {
     pub kubernetes: u32,
     /// The major and minor version of containerd.
     pub containerd: (u32, u32),
-    /// What starts containers: runc or crun.
+    /// The OCI runtime: runc or crun.
     pub runtime: &'static str,
     /// Its major and minor version.
     pub runtime_version: (u32, u32),
@@ -30,7 +30,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The programs of this folder, or why no node can be made of them.
+    /// Finds the programs, in this folder or installed. The error says why no node can run.
     pub fn new(folder: &Path) -> Result<Self, String> {
         let folder = folder.canonicalize().map_err(|error| format!("{folder:?}: {error}"))?;
         if let Some(name) = IN_FOLDER.iter().find(|name| !folder.join(name).is_file()) {
@@ -40,7 +40,7 @@ impl Programs {
         if let Some(name) = ANYWHERE.iter().find(|name| !is_there(name)) {
             return Err(format!("there is no {name}, neither in {folder:?} nor installed"));
         }
-        // One that is in the folder counts more than one that is installed.
+        // A runtime in the folder takes precedence over an installed one.
         let runtimes = ["runc", "crun"];
         let runtime = runtimes.iter().find(|name| folder.join(name).is_file());
         let runtime = runtime.or_else(|| runtimes.iter().find(|name| is_there(name)));
@@ -63,7 +63,7 @@ impl Programs {
         };
         let (major, kubernetes) = version("kubelet")?;
         if major != 1 || kubernetes < 20 {
-            return Err(format!("Kubernetes {major}.{kubernetes} is older than 1.20"));
+            return Err(format!("found Kubernetes {major}.{kubernetes}, need 1.20 or a newer 1.x"));
         }
         Ok(Self {
             kubernetes,
@@ -77,8 +77,8 @@ impl Programs {
     }
 }
 
-/// The first version in this text: the first word that is numbers and dots, but for a `v` before them and
-/// whatever follows.
+/// The major and minor version from the first word in this text that looks like a version: `1.2`, `v1.2.3`
+/// or `1.2-rc1`.
 fn version_in(text: &str) -> Option<(u32, u32)> {
     let words = text.split_whitespace().map(|word| word.trim_start_matches('v'));
     words.filter(|word| word.starts_with(|first: char| first.is_ascii_digit())).find_map(|word| {

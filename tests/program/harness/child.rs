@@ -1,4 +1,5 @@
-//! The child of a fork. It only makes system calls, because other threads of the test may have held locks at the fork.
+//! Functions for the child of a fork. They only make system calls, because another thread of the test
+//! may have held a lock at the fork.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use common::wait::is_readable;
 use rustix::process::Signal;
 
-/// Whether the tests run as root, which then need no user namespace of their own.
+/// Whether the tests run as root, in which case they need no user namespace of their own.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -20,10 +21,11 @@ pub fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     }
 }
 
-/// The process that runs the tests.
+/// A pidfd of the process that runs the tests, once a test has started a child.
 pub static TESTS: OnceLock<OwnedFd> = OnceLock::new();
 
-/// Has the child killed when the test that started it ends, or ends it if that has happened already.
+/// Makes the kernel kill the calling child when the thread that started it ends. If the tests have already
+/// ended, exits at once.
 pub fn die_with_parent() -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     if TESTS.get().is_some_and(|tests| is_readable(tests.as_fd(), Duration::ZERO)) {
@@ -32,19 +34,19 @@ pub fn die_with_parent() -> io::Result<()> {
     Ok(())
 }
 
-/// Forks. For use in a child: there is no guard, and the new process must end by itself.
-/// Returns its id, or 0 in it.
+/// Forks. For use in a child: no guard kills the new process, so it must end by itself.
+/// Returns the id of the new process, 0 in the new process, or -1 after an error.
 pub fn fork() -> i32 {
     fork_with(libc::SIGCHLD)
 }
 
-/// Forks with another signal, or none, for the end of the child.
+/// Like [`fork`], but the kernel sends this signal when the child ends, or none if it is 0.
 pub fn fork_with(exit_signal: libc::c_int) -> i32 {
-    // SAFETY: without CLONE_VM this is fork(2), but for the signal: see `clone3`.
+    // SAFETY: without CLONE_VM, the call differs from fork(2) only in the signal. See `clone3`.
     unsafe { libc::syscall(libc::SYS_clone, exit_signal, 0, 0, 0, 0) as i32 }
 }
 
-/// Waits for the end of one child. Returns its exit status, or -1 where it did not exit.
+/// Waits for the end of one child. Returns its exit status, or -1 if a signal killed it or the wait failed.
 pub fn wait_for_child(pid: i32) -> i32 {
     let mut status = 0;
     // SAFETY: the kernel writes one int to `status`.
@@ -55,7 +57,7 @@ pub fn wait_for_child(pid: i32) -> i32 {
     }
 }
 
-/// Waits until a child is dead, and leaves it a zombie.
+/// Waits until a child is dead, and leaves it as a zombie.
 pub fn wait_for_zombie(pid: i32) {
     // SAFETY: the struct is plain data, for which zero is a value.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -76,8 +78,8 @@ pub fn close(file: RawFd) {
     unsafe { libc::close(file) };
 }
 
-/// Closes all descriptors above stderr but these, which are in order. A child that lives on does
-/// this first: else it would keep pipes open whose end somebody waits for.
+/// Closes all descriptors above stderr except `kept`, which must be sorted. A child that outlives the start
+/// does this first, because it would otherwise keep pipes open for whose EOF another process waits.
 pub fn close_all_but(kept: impl IntoIterator<Item = RawFd>) {
     let mut first = 3;
     for file in kept.into_iter().map(|file| file as u32) {
@@ -91,21 +93,21 @@ pub fn close_all_but(kept: impl IntoIterator<Item = RawFd>) {
     unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
 }
 
-/// Waits until there is a byte to read, or the end. Returns the number of bytes, 0 or 1.
+/// Waits for a byte or EOF. Returns the number of bytes, 0 or 1, or -1 after an error.
 pub fn read_byte(file: RawFd) -> i32 {
     let mut byte = 0_u8;
     // SAFETY: the kernel writes at most one byte.
     unsafe { libc::read(file, (&raw mut byte).cast(), 1) as i32 }
 }
 
-/// Writes a byte, and returns whether it was taken.
+/// Writes a byte, and returns whether that succeeded.
 pub fn write_byte(file: RawFd) -> bool {
     // SAFETY: the kernel reads one byte.
     unsafe { libc::write(file, b"x".as_ptr().cast(), 1) == 1 }
 }
 
-/// Ends this thread, the leader of its process, and leaves another behind, which ends when this
-/// descriptor says so.
+/// Ends this thread, which is the leader of its process, and leaves a second thread running. The second
+/// thread ends as soon as it reads a byte or EOF from `file`.
 pub fn leave_thread_behind(file: RawFd) -> ! {
     static STACK: Mutex<[u64; 2_048]> = Mutex::new([0; 2_048]);
 
@@ -121,32 +123,33 @@ pub fn leave_thread_behind(file: RawFd) -> ! {
         | libc::CLONE_FILES;
     let top = stack.as_mut_ptr_range().end.cast();
     let argument = std::ptr::without_provenance_mut(file as usize);
-    // SAFETY: the thread has a stack of its own, which lives as long as the process, and makes
-    // system calls only. This one never returns from here, so that the lock stays with the thread.
+    // SAFETY: the new thread only makes system calls, on a stack that lives as long as the
+    // process. The calling thread does not return from here, so it does not drop the guard, and
+    // no other thread gets that stack.
     unsafe { libc::clone(wait, top, flags, argument) };
     // SAFETY: the call ends this thread, and takes a number.
     unsafe { libc::syscall(libc::SYS_exit, 0) };
     unreachable!()
 }
 
-/// Gives up root: this user and group, no other groups, no capabilities, no new privileges.
+/// Gives up root: switches to this user and group, without other groups, capabilities or new privileges.
 pub fn become_user(id: u32) -> io::Result<()> {
     set_ids(id)?;
-    die_with_parent()?; // a change of user has forgotten this
+    die_with_parent()?; // a change of user clears the parent-death signal
     refuse_new_privileges()
 }
 
-/// Gives up root: this user and group, no other groups, no capabilities.
+/// Gives up root: switches to this user and group, without other groups or capabilities.
 pub fn set_ids(id: u32) -> io::Result<()> {
-    // SAFETY: an empty list is read from nowhere.
+    // SAFETY: with a length of 0, the kernel does not read the list.
     check(unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()) })?;
-    // SAFETY: the raw calls take numbers, and change this thread, which is the only one.
+    // SAFETY: the raw call takes numbers. It changes only this thread, and the child has no other.
     check(unsafe { libc::syscall(libc::SYS_setresgid, id, id, id) })?;
     // SAFETY: for the same reason.
     check(unsafe { libc::syscall(libc::SYS_setresuid, id, id, id) }).map(drop)
 }
 
-/// Has no execve give rights any more.
+/// Sets no_new_privs: from now on, no execve(2) grants privileges. prctl(2)
 pub fn refuse_new_privileges() -> io::Result<()> {
     // SAFETY: the operation takes numbers.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()).map(drop)

@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::process::Process;
 
-/// A freezer cgroup for one process. It is thawed and removed when this is dropped.
+/// A freezer cgroup for one process. Drop thaws and removes it.
 #[derive(Debug)]
 pub struct Freezer {
     folder: PathBuf,
-    /// The file that freezes, and what to write to it to freeze and to thaw.
+    /// The name of the file that freezes, the value that freezes, and the value that thaws.
     switch: (&'static str, &'static str, &'static str),
 }
 
 impl Freezer {
-    /// A freezer in each hierarchy that this machine has.
+    /// A freezer in each hierarchy in which the tests can create one.
     pub fn all() -> Vec<Self> {
         let v1 = ("/sys/fs/cgroup/freezer", ("freezer.state", "FROZEN", "THAWED"));
         let v2 = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
@@ -52,7 +52,8 @@ impl Freezer {
 impl Drop for Freezer {
     fn drop(&mut self) {
         let _ = fs::write(self.folder.join(self.switch.0), self.switch.2);
-        // The processes in it are killed by their own guards, before this one or after it.
+        // The guard of a process kills it, before or after this drop. A cgroup can be removed only without
+        // processes, so the remaining ones move to the root.
         let root = self.folder.parent().unwrap().join("cgroup.procs");
         for pid in fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default().lines()
         {
@@ -62,14 +63,14 @@ impl Drop for Freezer {
     }
 }
 
-/// A freezer in each hierarchy that this machine has. Skips the test where there is none.
+/// A freezer in each hierarchy in which the tests can create one. Skips the test if there is none.
 macro_rules! freezers {
     () => {{
         let freezers = crate::harness::Freezer::all();
         if freezers.is_empty() {
             crate::harness::skip!(
                 "freezer",
-                "no cgroup with a freezer can be made here; root can on most machines"
+                "no cgroup with a freezer can be created here; on most machines, only root can"
             );
         }
         freezers

@@ -1,7 +1,7 @@
 //! Starts processes as a container runtime does, and observes them from outside.
 //!
-//! All `unsafe` code of the tests is here. Every process has a guard that kills and reaps it, and every
-//! wait has a deadline.
+//! All `unsafe` code of these tests is here, apart from `src/start.rs`, which they share with the program. A
+//! dropped [`Process`] is killed and reaped. Its methods that wait have a deadline.
 
 mod child;
 mod freezer;
@@ -36,7 +36,7 @@ pub use trace::{Trace, trace_me};
 #[cfg(target_arch = "x86_64")]
 pub use uprobes::{Probe, do_not_randomise_addresses};
 
-/// Makes tests of these functions, one for each form of pause.
+/// Makes a module of tests for each of these functions, with one test for each form of pause.
 macro_rules! test_each_form {
     ($($name:ident)*) => {$(
         mod $name {

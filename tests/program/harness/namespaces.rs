@@ -6,20 +6,20 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use super::child::check;
 
-/// Joins these namespaces of a process by its pidfd, or the one namespace that the file is of.
+/// Joins these namespaces of a process if `file` is its pidfd, or the one namespace to which `file` refers.
 pub fn set_namespaces(file: BorrowedFd, namespaces: libc::c_int) -> io::Result<()> {
     // SAFETY: setns(2) takes two numbers.
     check(unsafe { libc::setns(file.as_raw_fd(), namespaces) }.into()).map(drop)
 }
 
-/// Leaves these namespaces for new ones; of CLONE_NEWPID, only children to come are in the new one.
+/// Leaves these namespaces for new ones. CLONE_NEWPID and CLONE_NEWTIME affect only future children.
 pub fn unshare(namespaces: libc::c_int) -> io::Result<()> {
-    // SAFETY: unshare(2) takes a number. Without CLONE_FILES or CLONE_FS, nothing that safe code
-    // relies on is taken from under it.
+    // SAFETY: unshare(2) takes a number. The callers do not pass CLONE_FILES, so the threads of the process
+    // still share the descriptors that safe code owns.
     check(unsafe { libc::unshare(namespaces) }.into()).map(drop)
 }
 
-/// Switches the loopback interface on, and gives it one more address.
+/// Brings the loopback interface up, and adds this address to it.
 pub fn set_up_loopback(address: Ipv4Addr) -> io::Result<()> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;

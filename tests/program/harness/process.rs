@@ -21,7 +21,7 @@ pub enum End {
     Killed(i32),
 }
 
-/// A process that runs. It is killed and reaped when this is dropped.
+/// A process. Drop kills and reaps it.
 pub struct Process {
     pub pid: i32,
     pub pidfd: OwnedFd,
@@ -31,15 +31,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// A process that somebody else started, and reaps.
+    /// A process whose parent is another process, which reaps it.
     pub fn found(pid: i32) -> Self {
         let pidfd = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty());
         let ready = rustix::fs::memfd_create("none", MemfdFlags::CLOEXEC).unwrap();
         Self { pid, pidfd: pidfd.unwrap(), ready, stderr: None, is_reaped: false }
     }
 
-    /// Waits until pause is armed, and all that it does at its start is done: it closes inherited
-    /// descriptors last, and among them the write end of a pipe.
+    /// Waits until pause has finished starting. Its last step is to close inherited descriptors, among them
+    /// the write end of the `ready` pipe.
     pub fn ready(self) -> Self {
         self.wait_for(self.ready.as_fd(), "it to be ready");
         let mut byte = [0];
@@ -48,7 +48,7 @@ impl Process {
         self
     }
 
-    /// Waits until pause is ready and sleeps: then all that could wake it has been handled.
+    /// Waits until pause is ready and sleeps, so that nothing from its start can still wake it.
     pub fn asleep(self) -> Self {
         let this = self.ready();
         this.sleeps();
@@ -71,7 +71,7 @@ impl Process {
         send_signal(self.pidfd.as_fd(), signal).unwrap();
     }
 
-    /// Waits for the end, and reaps.
+    /// Waits until the process ends, and reaps it.
     pub fn end(&mut self) -> End {
         self.wait_for(self.pidfd.as_fd(), "its end");
         let options = WaitIdOptions::EXITED;
@@ -80,17 +80,17 @@ impl Process {
         match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => End::Exit(code),
             (_, Some(signal)) => End::Killed(signal),
-            _ => panic!("{status:?} is no end"),
+            _ => panic!("unexpected wait status: {status:?}"),
         }
     }
 
-    /// Ends pause with a SIGTERM, which gives status 0.
+    /// Ends pause with SIGTERM, and checks that it exits with status 0.
     pub fn terminate(mut self) {
         self.send(Signal::TERM);
         assert_eq!(self.end(), End::Exit(0));
     }
 
-    /// What was written to stderr so far.
+    /// What the process has written to stderr so far.
     pub fn messages(&mut self) -> String {
         let file = self.stderr.as_mut().expect("stderr was not redirected");
         file.rewind().unwrap();
@@ -99,7 +99,7 @@ impl Process {
         text
     }
 
-    /// Whether it is still there, and not a zombie.
+    /// Whether the process has not ended yet. A zombie has ended.
     pub fn lives(&self) -> bool {
         !is_readable(self.pidfd.as_fd(), Duration::ZERO)
     }
@@ -120,7 +120,7 @@ impl Process {
         fs::read_to_string(format!("/proc/{}/{name}", self.pid)).unwrap_or_default()
     }
 
-    /// How often it was given or left the CPU.
+    /// The number of its context switches, voluntary and involuntary.
     pub fn context_switches(&self) -> u64 {
         let status = self.status();
         status.voluntary_ctxt_switches.unwrap() + status.nonvoluntary_ctxt_switches.unwrap()
@@ -133,12 +133,12 @@ impl Process {
         stats.filter(|stat| stat.ppid == self.pid).collect()
     }
 
-    /// Its children that are dead and not reaped.
+    /// How many of its children are zombies.
     pub fn zombies(&self) -> usize {
         self.children().iter().filter(|stat| stat.state == 'Z').count()
     }
 
-    /// Waits until something is so. It looks again every millisecond, or when the process ends.
+    /// Waits until `is_so` returns true. It checks again every millisecond, and when the process ends.
     pub fn until(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let start = Instant::now();
         while !is_so() {
@@ -148,7 +148,7 @@ impl Process {
         }
     }
 
-    /// Makes the caller root in the user namespace of the process.
+    /// Maps the caller's user and group to root in the user namespace of the process.
     pub(super) fn map_ids(&self) -> io::Result<()> {
         let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
         let file = |name: &str| format!("/proc/{}/{name}", self.pid);

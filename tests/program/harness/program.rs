@@ -8,14 +8,14 @@ pub fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_pause"))
 }
 
-/// Copies the program. Another process does it: a child that is forked meanwhile would have a copy of
-/// our descriptor for writing, and a file that is open for writing cannot be executed.
+/// Copies the program with cp(1). A child that another test forks meanwhile would inherit our own descriptor
+/// for writing, and the kernel refuses to execute a file that is open for writing (ETXTBSY).
 pub fn copy_program(to: &Path) {
     let status = std::process::Command::new("cp").arg(program()).arg(to).status().unwrap();
     assert!(status.success());
 }
 
-/// A copy of the program that others than its owner can execute.
+/// A copy of the program that users other than its owner can execute.
 pub fn readable_copy(folder: &Path) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let copy = folder.join("pause");

@@ -5,20 +5,21 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::child::check;
 
-/// Sets what a signal does in this process: SIG_DFL or SIG_IGN.
+/// Sets the action of a signal in this process: SIG_DFL or SIG_IGN.
 pub fn set_handler(signal: i32, handler: libc::sighandler_t) -> io::Result<()> {
-    // The C library would refuse the two signals that it keeps for itself, and both are inherited.
-    // All but the first word of the kernel's `struct sigaction`, of at most five, is zero here.
+    // A raw system call, because the C library refuses the two signals that it reserves (32 and 33). A child
+    // inherits their actions, too. The kernel's `struct sigaction` has at most five words; all but the first
+    // are zero here.
     let action: [usize; 5] = [handler, 0, 0, 0, 0];
     let (call, none) = (libc::SYS_rt_sigaction, std::ptr::null::<()>());
-    // SAFETY: the kernel reads the struct. Neither default nor ignored is a function that could run.
+    // SAFETY: the kernel reads the struct. SIG_DFL and SIG_IGN are not functions, so no handler can run.
     check(unsafe { libc::syscall(call, signal, action.as_ptr(), none, 8) }).map(drop)
 }
 
 /// What the handler of [`handle`] writes to stderr.
 pub const HANDLER_RAN: &str = "a handler ran\n";
 
-/// Has a handler run for this signal, which says so on stderr.
+/// Installs a handler for this signal that writes [`HANDLER_RAN`] to stderr.
 pub fn handle(signal: i32) -> io::Result<()> {
     extern "C" fn handler(_: libc::c_int) {
         let _ = rustix::io::write(rustix::stdio::stderr(), HANDLER_RAN.as_bytes());
@@ -41,7 +42,7 @@ pub fn block(signal: i32) {
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
 }
 
-/// Whether this thread blocks this signal, and whether one is pending for it.
+/// Whether this thread blocks this signal, and whether the signal is pending.
 pub fn is_blocked_and_pending(signal: i32) -> (bool, bool) {
     let (mut blocked, mut pending) = (empty_set(), empty_set());
     let null = std::ptr::null();
@@ -62,7 +63,7 @@ pub fn raise(signal: i32) {
 
 pub fn send_signal(pidfd: BorrowedFd, signal: i32) -> io::Result<()> {
     let (pidfd, call) = (pidfd.as_raw_fd(), libc::SYS_pidfd_send_signal);
-    // SAFETY: the kernel reads no siginfo, since there is none.
+    // SAFETY: the pointer to a siginfo is null, so the kernel reads none.
     let sent = unsafe { libc::syscall(call, pidfd, signal, std::ptr::null::<()>(), 0) };
     check(sent).map(drop)
 }
@@ -90,7 +91,7 @@ pub fn empty_set() -> libc::sigset_t {
     unsafe { std::mem::zeroed() }
 }
 
-/// Sets the mask of this thread, and returns the one before.
+/// Sets the signal mask of this thread, and returns the previous one.
 pub fn set_mask(set: &libc::sigset_t) -> libc::sigset_t {
     let mut before = empty_set();
     // SAFETY: the function reads one set, and writes one.

@@ -19,14 +19,14 @@ use super::seccomp::{deny, set_filter};
 use super::signals::{empty_set, full_set, set_handler, set_mask};
 use super::trace::{Trace, seize};
 
-/// The three forms in which pause comes.
+/// The three forms of pause.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Form {
     /// The file that cargo linked.
     File,
     /// The memfd of the library.
     Memfd,
-    /// The library's `run`, in a copy of the test.
+    /// The library's `run`, in a child of the test.
     Run,
 }
 
@@ -46,8 +46,8 @@ impl Form {
     }
 }
 
-/// What the child does before it becomes the body. It runs in a copy of a process with threads, so
-/// it must not allocate: it makes system calls, and nothing else.
+/// What the child does before it runs its [`Body`]. The child is a copy of a process with threads, so a step
+/// must not allocate. It may only make system calls.
 type Step = Box<dyn FnMut() -> io::Result<()>>;
 
 /// What a process runs.
@@ -55,14 +55,14 @@ pub enum Body {
     File(PathBuf),
     /// A memfd or an open file.
     Descriptor(OwnedFd),
-    /// pause, without a program.
+    /// The library's `run`, called in the child without an exec.
     Run,
-    /// Runs in the copy of the test, under the rule for steps, without any descriptor above stderr
-    /// but those that are kept for it.
+    /// A function that runs in the child without an exec. Like a [`Step`], it may only make system calls. All
+    /// descriptors above stderr are closed, except those given to [`Start::keeping`].
     Function(Box<dyn FnMut() -> i32>),
 }
 
-/// A process that is to be started.
+/// What process to start, and how.
 pub struct Start {
     body: Body,
     arguments: Vec<CString>,
@@ -86,11 +86,11 @@ impl Start {
         Form::File.pid1()
     }
 
-    /// A process that sleeps for ever and reaps nobody: a negative control.
+    /// A process that sleeps for ever and reaps no children: a negative control.
     pub fn sleeper() -> Self {
         Self::body(Body::Function(Box::new(|| {
             loop {
-                // SAFETY: pause(2) has no arguments, and no memory to touch.
+                // SAFETY: pause(2) takes no arguments and touches no memory.
                 unsafe { libc::pause() };
             }
         })))
@@ -110,13 +110,13 @@ impl Start {
         }
     }
 
-    /// These arguments behind the name.
+    /// Adds these arguments after the name.
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(|text| CString::new(*text).unwrap()));
         self
     }
 
-    /// All arguments, with the name.
+    /// Sets all arguments, including the name.
     pub fn argv(mut self, arguments: Vec<CString>) -> Self {
         self.arguments = arguments;
         self
@@ -127,7 +127,8 @@ impl Start {
         self
     }
 
-    /// New namespaces (CLONE_NEW…), beside a user namespace where the tests do not run as root.
+    /// Adds new namespaces (CLONE_NEW…). If the tests do not run as root, the process
+    /// also gets a user namespace.
     pub fn namespaces(mut self, namespaces: libc::c_int) -> Self {
         self.namespaces |= namespaces;
         self
@@ -148,19 +149,19 @@ impl Start {
         self
     }
 
-    /// Hands this descriptor over to a function, which knows its number.
+    /// Keeps this descriptor open for [`Body::Function`], which has to know its number.
     pub fn keeping(mut self, file: impl Into<OwnedFd>) -> Self {
         self.kept.push(file.into());
         self
     }
 
-    /// Something that the child does before it executes the program: system calls only.
+    /// Adds a [`Step`], which the child runs before its [`Body`].
     pub fn step(mut self, step: impl FnMut() -> io::Result<()> + 'static) -> Self {
         self.steps.push(Box::new(step));
         self
     }
 
-    /// Ignores a signal before the program starts.
+    /// Starts the program with this signal ignored.
     pub fn ignoring(self, signal: i32) -> Self {
         self.step(move || set_handler(signal, libc::SIG_IGN))
     }
@@ -170,13 +171,13 @@ impl Start {
         self.filtered(deny(number as u32, errno))
     }
 
-    /// Puts a seccomp filter on the program.
+    /// Installs a seccomp filter before the program starts.
     pub fn filtered(self, filter: Vec<libc::sock_filter>) -> Self {
         self.step(move || set_filter(&filter))
     }
 
-    /// Runs the program to its end, and notes each of its system calls. It is sent a SIGTERM as soon
-    /// as it waits for a signal.
+    /// Runs the program to its end, and records each of its system calls. Sends it SIGTERM as
+    /// soon as it waits for a signal.
     pub fn trace(mut self) -> Trace {
         self.is_traced = true;
         self.spawn().trace()
@@ -186,7 +187,7 @@ impl Start {
         self.try_spawn().unwrap_or_else(|error| panic!("a process could not be started: {error}"))
     }
 
-    /// Starts the process. The error is that of the step or of the execve that failed.
+    /// Starts the process. If a step or the execve fails, returns its error.
     pub fn try_spawn(mut self) -> io::Result<Process> {
         if !is_root() && self.namespaces & !libc::CLONE_NEWUSER != 0 {
             self.namespaces |= libc::CLONE_NEWUSER;
@@ -199,14 +200,15 @@ impl Start {
                 Some(fs::File::from(file))
             }
         };
-        // One start at a time: no child has a copy of the write end of another's pipe.
+        // Only one start at a time. Otherwise a child could inherit the write end of another child's pipe.
         static STARTING: Mutex<()> = Mutex::new(());
         let _starting = STARTING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
 
         TESTS.get_or_init(|| pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap());
         let (ready, ready_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let (failure, failure_writer) = pipe_with(PipeFlags::CLOEXEC)?;
-        // Holds the child until its user namespace has its maps.
+        // The child waits for EOF on this pipe until its user namespace has its maps and
+        // its tracer is attached.
         let (go, go_writer) = pipe_with(PipeFlags::CLOEXEC)?;
 
         let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
@@ -228,7 +230,7 @@ impl Start {
                 }
             }
             for signal in 1..=64 {
-                // It fails for those that cannot be handled.
+                // This fails for SIGKILL and SIGSTOP, whose actions are fixed.
                 let _ = set_handler(signal, libc::SIG_DFL);
             }
             keep_across_execve(ready_writer.as_fd())?;
@@ -242,7 +244,7 @@ impl Start {
             match &mut self.body {
                 Body::File(_) => execve(&path, &argv, &envp),
                 Body::Descriptor(file) => execveat(file.as_fd(), &argv, &envp),
-                // SAFETY: the child of a clone has one thread, and nothing else runs in it.
+                // SAFETY: the child has one thread. It runs nothing else that could use a descriptor.
                 Body::Run => unsafe { podpause::run() },
                 Body::Function(function) => {
                     close_all_but(self.kept.iter().map(AsRawFd::as_raw_fd));
@@ -251,8 +253,8 @@ impl Start {
             }
         };
 
-        // A signal that arrives between the clone and the program must stay pending. SIGTERM, say,
-        // to a PID 1 with default actions would be dropped.
+        // A signal that arrives between the clone and the program must stay pending. For example, the kernel
+        // would drop an unblocked SIGTERM to a PID 1 with default actions.
         let mask = set_mask(&full_set());
         let cloned = clone3(self.namespaces);
         if let Ok(None) = cloned {
@@ -272,7 +274,8 @@ impl Start {
             seize(process.pid)?;
         }
         drop((go_writer, failure_writer, ready_writer));
-        // The end of this pipe is the execve, which closes it.
+        // EOF on this pipe means success: the execve, or the body that runs without one,
+        // closes the write end.
         process.wait_for(failure.as_fd(), "its execve");
         let mut errno = [0; 4];
         match rustix::io::read(&failure, &mut errno)? {
@@ -282,31 +285,31 @@ impl Start {
     }
 }
 
-/// The mask of signals that a process starts with.
+/// The signals that are blocked when a process starts.
 #[derive(Clone, Copy, PartialEq)]
 pub enum SignalMask {
-    /// All are blocked: none can be lost before the program's first instruction.
+    /// All are blocked, so none can be lost before the program's first instruction.
     All,
     None,
 }
 
-/// Forks into these new namespaces: `None` in the child.
+/// Forks into these new namespaces. Returns the id and a pidfd of the child, or `None` in the child.
 fn clone3(namespaces: libc::c_int) -> io::Result<Option<(i32, OwnedFd)>> {
     let mut pidfd: RawFd = -1;
-    // `struct clone_args`, which libc does not have for each architecture: flags, pidfd, child_tid,
-    // parent_tid, exit_signal, stack, stack_size and tls, all of 64 bits.
+    // `struct clone_args`, which libc lacks on some architectures. Its fields have 64 bits each: flags,
+    // pidfd, child_tid, parent_tid, exit_signal, stack, stack_size and tls.
     let flags = (libc::CLONE_PIDFD | namespaces) as u64;
     let pidfd_address = (&raw mut pidfd).expose_provenance() as u64;
     let arguments = [flags, pidfd_address, 0, 0, libc::SIGCHLD as u64, 0, 0, 0];
-    // SAFETY: without CLONE_VM the child has a copy of the memory, this stack among it, and returns
-    // here as fork(2) does. It then only makes system calls, by the rule for steps.
+    // SAFETY: without CLONE_VM, the child has a copy of the memory, including this stack, and returns here as
+    // after fork(2). It then only makes system calls, as `Step` requires.
     let pid = check(unsafe {
         libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments))
     })?;
     if pid == 0 {
         return Ok(None);
     }
-    // SAFETY: the kernel made this descriptor for us, and nobody else knows it.
+    // SAFETY: the kernel has created this descriptor for us, and nothing else owns it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Some((pid as i32, pidfd)))
 }
@@ -335,7 +338,7 @@ fn execve(
     argv: &[*const libc::c_char],
     envp: &[*const libc::c_char],
 ) -> io::Result<()> {
-    // SAFETY: the path is a string, and both arrays end with a null; they outlive the call.
+    // SAFETY: the path ends with a zero byte, and both arrays with a null pointer. All outlive the call.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     Err(io::Error::last_os_error())
 }
@@ -352,14 +355,15 @@ fn execveat(
     Err(io::Error::last_os_error())
 }
 
-/// Executes a program with the name `/pause`, and returns only if that fails.
+/// Executes a program with the name `/pause`. Returns only if that fails.
 pub fn execute(path: &CStr) -> io::Result<()> {
     execve(path, &[c"/pause".as_ptr(), std::ptr::null()], &[std::ptr::null()])
 }
 
 impl Process {
-    /// A child of the tests that will have joined these namespaces of the process, and then runs this
-    /// function, under the rule for steps. To be in a PID namespace it has to fork once more.
+    /// A child of the tests that joins these namespaces of the process and then runs this function,
+    /// which may only make system calls. For CLONE_NEWPID, the function has to fork: only its
+    /// children enter a PID namespace.
     pub fn join(&self, namespaces: libc::c_int, run: impl FnMut() -> i32 + 'static) -> Start {
         let pidfd = self.pidfd.try_clone().unwrap();
         let namespaces = match is_root() {
@@ -370,7 +374,8 @@ impl Process {
             .step(move || set_namespaces(pidfd.as_fd(), namespaces))
     }
 
-    /// As [`join`](Self::join), but one namespace by its file, as nsenter(1) does: `net`, say.
+    /// Like [`join`](Self::join), but joins only one namespace, such as `net`, through
+    /// its file, as nsenter(1) does.
     pub fn join_by_file(&self, name: &str, run: impl FnMut() -> i32 + 'static) -> Start {
         let open = |name: &str| fs::File::open(format!("/proc/{}/ns/{name}", self.pid)).unwrap();
         let user = (!is_root() && name != "user").then(|| open("user"));

@@ -1,4 +1,4 @@
-//! The system calls of a process, seen by ptrace(2).
+//! The system calls of a process, recorded with ptrace(2).
 
 use std::io;
 use std::os::fd::AsFd;
@@ -12,7 +12,7 @@ use super::process::{End, Process};
 
 /// The system calls of a process, and how it ended.
 pub struct Trace {
-    /// The numbers of the calls and their results, in order. One that does not return has none.
+    /// The numbers of the calls and their results, in order. A call that does not return has no result.
     pub calls: Vec<(libc::c_long, Option<i64>)>,
     pub end: End,
     pub messages: String,
@@ -21,7 +21,7 @@ pub struct Trace {
 /// Makes the parent of this process its tracer.
 pub fn trace_me() -> io::Result<()> {
     let none = std::ptr::null_mut::<libc::c_void>();
-    // SAFETY: the kernel looks at no argument of this request.
+    // SAFETY: the kernel ignores the other arguments of this request.
     check(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, none, none) }).map(drop)
 }
 
@@ -34,7 +34,7 @@ pub fn seize(pid: i32) -> io::Result<()> {
     check(unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, none, options) }).map(drop)
 }
 
-/// Lets a traced process go on to its next system call, or return from it, with this signal.
+/// Resumes a traced process until it enters or leaves a system call, and delivers this signal (0 for none).
 fn go_on(pid: i32, signal: i32) {
     let none = std::ptr::null_mut::<libc::c_void>();
     let signal = std::ptr::without_provenance_mut::<libc::c_void>(signal as usize);
@@ -51,7 +51,7 @@ enum Stop {
     End(End),
 }
 
-/// The stop or the end of a traced process, if it has come.
+/// The next stop or the end of a traced process, or `None` if neither has happened yet.
 fn wait_for_stop(pid: i32) -> Option<Stop> {
     let mut status = 0;
     // SAFETY: the kernel writes one int.
@@ -74,7 +74,7 @@ fn wait_for_stop(pid: i32) -> Option<Stop> {
     let mut info: libc::ptrace_syscall_info = unsafe { std::mem::zeroed() };
     let size = std::ptr::without_provenance_mut::<libc::c_void>(size_of_val(&info));
     let request = libc::PTRACE_GET_SYSCALL_INFO;
-    // SAFETY: the kernel writes one struct, whose size it is told.
+    // SAFETY: the kernel gets the size of the struct, and writes no more than that.
     check(unsafe { libc::ptrace(request, pid, size, &raw mut info) }).unwrap();
     match info.op {
         libc::PTRACE_SYSCALL_INFO_ENTRY => {
@@ -90,12 +90,12 @@ fn wait_for_stop(pid: i32) -> Option<Stop> {
 }
 
 impl Process {
-    /// Lets the process run to its end, and notes each of its system calls.
+    /// Lets the process run to its end, and records each of its system calls.
     pub(super) fn trace(mut self) -> Trace {
         let mut calls = Vec::new();
         let end = loop {
             let mut status = None;
-            // A stop does not show on the pidfd, and so does not end this wait early.
+            // This polls every millisecond, because a stop does not make the pidfd readable.
             let start = Instant::now();
             while status.is_none() {
                 assert!(start.elapsed() < DEADLINE, "process {} does not stop", self.pid);
@@ -107,13 +107,13 @@ impl Process {
             match status.unwrap() {
                 Stop::End(end) => break end,
                 Stop::Entry(number) => {
-                    assert!(calls.len() < 100, "it does not come to an end: {calls:?}");
+                    assert!(calls.len() < 100, "too many system calls: {calls:?}");
                     calls.push((number, None));
                     if number == libc::SYS_rt_sigtimedwait {
                         self.send(Signal::TERM);
                     }
                 }
-                // The first return is that of the execve.
+                // The first return is that of the execve, whose entry is not recorded.
                 Stop::Return(result) => {
                     if let Some(call) = calls.last_mut() {
                         call.1 = Some(result);

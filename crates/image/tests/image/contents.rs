@@ -20,10 +20,11 @@ use tar::{Archive, EntryType};
 
 use crate::harness::{Dist, NAME, TAG, podpause_image, run, sha256, stand_in_compiler};
 
-/// The most bytes for this machine's platform.
+/// The largest size allowed for the image of this machine's platform.
 const BUDGET_BYTES: usize = 2_048;
 
-/// The program that this machine runs is the library's, in the layer and beside it.
+/// For this machine's platform, the program in the layer, and the program file beside the layout, are the
+/// library's `ELF`.
 #[test]
 fn layer_contains_the_program() {
     let dist = Dist::new(&[]);
@@ -72,7 +73,7 @@ fn layer_has_the_files_of_a_pause_image() {
     assert_eq!(entries, expected.map(|(path, kind, link)| (path.to_owned(), kind, link)));
 }
 
-/// Configuration and annotations, field by field. What is not here is not in the image.
+/// Checks each field of the configuration and of the annotations, and that there are no others.
 #[test]
 fn config_and_annotations_are_complete() {
     let dist = Dist::stand_in(&["--platform", "all"]);
@@ -110,7 +111,7 @@ fn config_and_annotations_are_complete() {
         assert_eq!(get("created"), "1970-01-01T00:00:00Z");
         assert_eq!(annotations.len(), count);
     }
-    // Only the index has one: in a manifest, each byte counts.
+    // Only the index has a description: in a manifest, each byte counts.
     let description =
         &index.annotations().as_ref().unwrap()["org.opencontainers.image.description"];
     assert!(!description.is_empty());
@@ -122,7 +123,7 @@ fn platforms_are_unique_and_in_order() {
         Dist::stand_in(arguments).images().into_iter().map(|image| image.name).collect()
     };
     assert_eq!(names(&["--platform", "all"]), PLATFORMS.map(|platform| platform.name));
-    // As containerd normalises them.
+    // Names are normalised as containerd does.
     let asked = ["--platform", "linux/386,linux/arm64/v8,linux/arm", "--platform", "linux/arm64"];
     assert_eq!(names(&asked), ["linux/arm64", "linux/arm/v7", "linux/386"]);
 
@@ -133,8 +134,8 @@ fn platforms_are_unique_and_in_order() {
     }
 }
 
-/// For each platform, with the program that is in the folder `PODPAUSE_PROGRAMS`; without one, for
-/// those that the compiler can compile for.
+/// With `PODPAUSE_PROGRAMS`, tests each platform with its program from that folder. Otherwise tests the
+/// platforms that the compiler has a library for.
 #[test]
 fn every_platform_is_within_budget() {
     let programs = std::env::var_os("PODPAUSE_PROGRAMS").map(PathBuf::from);
@@ -145,7 +146,7 @@ fn every_platform_is_within_budget() {
             let program = programs.join(format!("pause-{}", name.replace('/', "-")));
             stand_in_compiler(folder.path(), &fs::read(program).unwrap())
         });
-        // The time in the layer costs bytes, too.
+        // The time in the layer also affects its compressed size.
         for time in ["0", "1767225599"] {
             let mut command = podpause_image();
             command.args(["--platform", name, "--out"]).arg(folder.path().join(time));
@@ -189,7 +190,7 @@ fn layout_has_the_image_name() {
     }
 }
 
-/// The list of what is in the image is valid, and refers to it (OCI 1.1, "subject").
+/// The SBOM is valid, and refers to the image (OCI 1.1, "subject").
 #[test]
 fn sbom_refers_to_the_image() {
     let dist = Dist::new(&[]);
@@ -202,7 +203,7 @@ fn sbom_refers_to_the_image() {
     assert_refers(&dist, "pause.cdx.json", "application/vnd.cyclonedx+json");
 }
 
-/// Asserts that an artifact with this file refers to the image.
+/// Asserts that an artifact that contains this file refers to the image.
 fn assert_refers(dist: &Dist, file: &str, media_type: &str) {
     let entries = dist.entries();
     let media_type = MediaType::from(media_type);
@@ -219,7 +220,7 @@ fn assert_refers(dist: &Dist, file: &str, media_type: &str) {
     assert_eq!((subject.digest(), subject.size()), (entries[0].digest(), entries[0].size()));
     assert_eq!(subject.media_type(), entries[0].media_type());
 
-    // A registry without an API for referrers has them below this tag.
+    // For a registry without a referrers API, the index with this tag lists the referrers.
     let tag = entries[0].digest().to_string().replace(':', "-");
     let is_tagged = |entry: &&Descriptor| {
         let annotations = entry.annotations().as_ref();
@@ -230,7 +231,7 @@ fn assert_refers(dist: &Dist, file: &str, media_type: &str) {
     assert!(index.manifests().contains(referrer), "{index:?}");
 }
 
-/// The statement is one by in-toto's own definition, and says what went into the image.
+/// The provenance is valid according to in-toto's own definition, and lists what went into the image.
 #[test]
 fn provenance_refers_to_the_image() {
     let commit = "0123456789abcdef0123456789abcdef01234567";
@@ -246,7 +247,7 @@ fn provenance_refers_to_the_image() {
     let build = provenance.build_definition;
     let materials = &build.resolved_dependencies;
     assert_eq!(materials[0].digest["gitCommit"], commit);
-    // The source, and nothing else than source.
+    // The materials without a URI are source files.
     let root = common::root();
     let named = |path: &str| materials.iter().find(|material| material.name == path);
     for path in ["src/main.rs", "src/arch/s390x.rs", "link/pause.ld"] {
@@ -261,7 +262,7 @@ fn provenance_refers_to_the_image() {
     assert_eq!(provenance.run_details.builder.version["rustc"], compiler.name);
     assert_eq!(provenance.run_details.builder.version["podpause-image"], TAG);
 
-    // Without a commit, and for all platforms.
+    // Now without a commit, and for all platforms.
     let dist = Dist::stand_in(&["--platform", "all"]);
     let text = dist.read("pause.provenance.json");
     assert!(!String::from_utf8(text.clone()).unwrap().contains("gitCommit"));
@@ -270,7 +271,7 @@ fn provenance_refers_to_the_image() {
     assert!(provenance.build_definition.resolved_dependencies.len() > 10);
 }
 
-/// The definition is good for something.
+/// `parse_provenance`, which the test above relies on, rejects invalid provenance.
 #[test]
 fn invalid_provenance_is_rejected() {
     let dist = Dist::stand_in(&["--platform", "linux/386"]);
@@ -290,7 +291,7 @@ fn invalid_provenance_is_rejected() {
     }
 }
 
-/// Reads a statement and its predicate with in-toto's own code, which takes no field that it does not know.
+/// Parses a statement and its predicate with in-toto's own code, which rejects unknown fields.
 fn parse_provenance(text: &[u8]) -> Result<(Statement, Provenance), String> {
     let text = std::str::from_utf8(text).unwrap();
     let statement: Statement = parse_from_str(text).map_err(|error| error.to_string())?;
@@ -306,13 +307,15 @@ fn parse_provenance(text: &[u8]) -> Result<(Statement, Provenance), String> {
     Ok((statement, provenance))
 }
 
-/// No blob is left that nothing refers to.
+/// The folder has the expected number of blobs, and otherwise exactly the expected files.
 #[test]
 fn output_has_no_other_files() {
     let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
     let files = dist.files();
     let blobs = files.keys().filter(|path| path.starts_with("oci/blobs/")).count();
-    assert_eq!(blobs, 10, "index, manifest, configuration, layer; index and two referrers, empty");
+    let kinds = "index, manifest, configuration, layer; index of referrers; \
+        two referrers with a file each; the empty JSON";
+    assert_eq!(blobs, 10, "{kinds}");
     let others: Vec<_> = files.keys().filter(|path| !path.starts_with("oci/blobs/")).collect();
     let expected = [
         "SHA256SUMS",
@@ -335,7 +338,7 @@ fn output_has_no_other_files() {
     run(Command::new("sha256sum").args(["--check", "SHA256SUMS"]).current_dir(dist.path("")));
 }
 
-/// The example in C, with the header that is written, is a runtime that has pause inside.
+/// The C example, a runtime with pause embedded, compiles with the header that the tool writes, and runs.
 #[test]
 fn c_header_compiles() {
     if let Err(error) = Command::new("cc").arg("--version").output() {
@@ -357,13 +360,13 @@ fn c_header_compiles() {
     assert!(text.ends_with("it ended with status 0\n"), "{text}");
 }
 
-/// What is printed is what is in the layout.
+/// The table shows the size of the program, digests of blobs in the layout, and the name of the image.
 #[test]
 fn prints_a_table() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("dist");
     let output = podpause_image().arg("--out").arg(&out).output().unwrap();
-    assert_eq!(crate::harness::errors(&output), "", "there is no terminal, and no progress");
+    assert_eq!(crate::harness::errors(&output), "", "no progress without a terminal");
     let table = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<_> = table.lines().collect();
     assert!(lines[0].starts_with("platform"), "{table}");
@@ -374,7 +377,7 @@ fn prints_a_table() {
     assert_eq!(lines[3], NAME);
 }
 
-/// The archive, decompressed. The compressed one says nothing of its origin.
+/// Decompresses the layer. Asserts that its gzip header does not reveal where or when it was made.
 pub fn layer(compressed: &[u8]) -> Vec<u8> {
     // RFC 1952: deflate, no name and no other field, no time, best compression, Unix.
     assert_eq!(compressed[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 3]);

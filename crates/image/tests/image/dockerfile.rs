@@ -1,8 +1,8 @@
-//! The Dockerfile builds an image with the same files and settings as the tool's.
+//! The Dockerfile builds an image with the same files and settings as the one that the tool writes.
 //!
-//! Its first stage needs an image with Rust, which is not available everywhere and takes minutes. The test replaces that
-//! image: there `cargo build` gives the tool under test, and `rustc` the program. The rest of the Dockerfile runs
-//! unchanged.
+//! Its first stage needs an image with Rust, which is not available everywhere, and takes minutes. The test
+//! replaces that image by a stand-in, where `cargo build` copies the tool under test, and `rustc` copies the
+//! program. The Dockerfile itself is unchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,7 +22,7 @@ use crate::tools::{Daemon, dockerd, need_root, storage};
 
 const DOCKERFILE: &str = include_str!("../../../../Dockerfile");
 
-/// What the stand-in is named, so that the Dockerfile finds it.
+/// The name of the base image in the Dockerfile's first stage, which the stand-in gets.
 fn base_name() -> &'static str {
     let line = DOCKERFILE.lines().find(|line| line.ends_with(" AS build")).unwrap();
     line.split(' ').rev().nth(2).unwrap()
@@ -45,7 +45,7 @@ fn contexts(busybox: &Path) -> TempDir {
         symlink("busybox", bin.join(name)).unwrap();
     }
     let program = env!("CARGO_BIN_EXE_podpause-image");
-    // Its symbols make it ten times as large.
+    // Without symbols, the tool is much smaller.
     let strip =
         Command::new("strip").arg("-o").args([&own.join("podpause-image")]).arg(program).status();
     if !strip.is_ok_and(|status| status.success()) {
@@ -75,7 +75,7 @@ fn contexts(busybox: &Path) -> TempDir {
     folder
 }
 
-/// The program that has the few commands of the stand-in.
+/// A statically linked busybox, which provides the shell commands of the stand-in.
 fn busybox() -> Option<PathBuf> {
     let path = PathBuf::from(tool("busybox")?.get_program());
     let is_static = !Command::new("ldd").arg(&path).output().is_ok_and(|out| out.status.success());
@@ -102,7 +102,7 @@ impl Saved {
         serde_json::from_slice::<Value>(&self.read("manifest.json")).unwrap()[0].take()
     }
 
-    /// The settings. What is empty, or the engine's own, says nothing of the image.
+    /// The settings, without those that are empty or that only the engine adds.
     fn config(&self) -> Value {
         let path = self.manifest()["Config"].as_str().unwrap().to_owned();
         let mut config: Value = serde_json::from_slice(&self.read(&path)).unwrap();
@@ -147,7 +147,7 @@ impl Saved {
     }
 }
 
-/// Asserts that an image has the files and settings of the tool's.
+/// Asserts that an image has the same files and settings as the one that the tool writes.
 fn assert_is_the_tool_s(archive: PathBuf) {
     let dist = Dist::new(&[]);
     let (ours, theirs) = (Saved(dist.path("pause.tar")), Saved(archive));
@@ -172,7 +172,7 @@ fn makes_the_same_image_with_buildah() {
     assert_is_the_tool_s(archive);
 }
 
-/// With the builder that docker has had from the start, and with BuildKit.
+/// Builds with docker's legacy builder, and with BuildKit.
 #[test]
 fn makes_the_same_image_with_docker() {
     need_root!("docker");
@@ -196,13 +196,14 @@ fn makes_the_same_image_with_docker() {
     }
 }
 
-/// Whether this client leaves BuildKit to a component that is not installed. Older ones have it.
+/// Whether this client needs buildx for BuildKit, and buildx is not installed. Older clients do not need it.
 fn has_no_buildkit(daemon: &Daemon) -> bool {
     let output = daemon.docker().env("DOCKER_BUILDKIT", "1").args(["build", "/dev/null"]).output();
     crate::harness::errors(&output.unwrap()).contains("buildx component is missing")
 }
 
-/// The Dockerfile cannot ask the tool for its targets, since it is there only later.
+/// The Dockerfile lists the targets itself: it cannot ask the tool for them, because the tool is built only
+/// after they are installed.
 #[test]
 fn installs_the_library_of_each_target() {
     let words = DOCKERFILE.split_whitespace();

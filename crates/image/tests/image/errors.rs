@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::harness::{errors, podpause_image, run, stand_in_compiler};
 
-/// A folder with a compiler, and an empty folder `home` to write to.
+/// A folder with the stand-in compiler, and with an empty folder `home` to write to.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     stand_in_compiler(folder.path(), podpause::ELF);
@@ -23,8 +23,8 @@ fn folder() -> TempDir {
     folder
 }
 
-/// Runs a command in such a folder. It has to fail, and to leave nothing behind; says with which
-/// words.
+/// Runs a command in the `home` of such a folder. Asserts that it fails with an error and prints nothing to
+/// stdout, and returns its stderr.
 fn fails(command: &mut Command, folder: &TempDir) -> String {
     command.current_dir(folder.path().join("home")).env("RUSTC", folder.path().join("rustc"));
     let output = command.output().unwrap();
@@ -35,7 +35,7 @@ fn fails(command: &mut Command, folder: &TempDir) -> String {
     words
 }
 
-/// The names in the folder that was written to.
+/// The names of the files left in `home`.
 fn left(folder: &TempDir) -> Vec<String> {
     let entries = fs::read_dir(folder.path().join("home")).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -83,7 +83,7 @@ fn missing_target_says_how_to_install_it() {
     assert_eq!(left(&folder), [""; 0]);
 }
 
-/// The same of the real compiler, as long as there is one target that it has no library for.
+/// The same with the real compiler, if it has no library for the target below.
 #[test]
 fn error_of_the_real_compiler_is_recognised() {
     let target = "s390x-unknown-linux-gnu";
@@ -91,7 +91,8 @@ fn error_of_the_real_compiler_is_recognised() {
     let print = ["--print", "target-libdir", "--target", target];
     let library = run(Command::new(&rustc).args(print));
     if Path::new(library.trim()).exists() {
-        // Whoever has all libraries, as CI may, has nothing to see here, and nothing to mend.
+        // With that library, as in CI perhaps, there is nothing to test. That is not reported as a skipped
+        // test, because nothing is missing.
         println!("the compiler has a library for {target}");
         return;
     }
@@ -121,7 +122,7 @@ fn compiler_errors_are_shown() {
     assert_eq!(left(&folder), [""; 0]);
 }
 
-/// A program so large, or so random, that the image has no room for it.
+/// The program's bytes are random, so they do not compress, and the image exceeds its budget.
 #[test]
 fn image_over_budget_is_rejected() {
     let folder = folder();
@@ -134,7 +135,7 @@ fn image_over_budget_is_rejected() {
         .collect();
     fs::write(folder.path().join("program"), random).unwrap();
     let words = fails(podpause_image().args(["--out", "dist"]), &folder);
-    assert!(words.contains("of 2048"), "{words}");
+    assert!(words.contains("more than the 2048 allowed"), "{words}");
     assert_eq!(left(&folder), [""; 0]);
 }
 
@@ -145,9 +146,9 @@ fn non_empty_output_directory_is_kept() {
     fs::create_dir(&dist).unwrap();
     fs::write(dist.join("precious"), "kept").unwrap();
     let words = fails(podpause_image().args(["--out", "dist"]), &folder);
-    assert!(words.contains("dist: it is not empty"), "{words}");
+    assert!(words.contains("dist: it is not empty:"), "{words}");
     assert_eq!(fs::read_to_string(dist.join("precious")).unwrap(), "kept");
-    // A file is not a folder.
+    // The output path is a file.
     let words = fails(podpause_image().args(["--out", "dist/precious"]), &folder);
     assert!(words.contains("Not a directory"), "{words}");
     let words = fails(podpause_image().args(["--out", "missing/dist"]), &folder);
@@ -155,7 +156,7 @@ fn non_empty_output_directory_is_kept() {
     assert_eq!(left(&folder), ["dist"]);
 }
 
-/// An empty folder is taken, also by another name for it.
+/// An existing empty folder is used, even through a symbolic link.
 #[test]
 fn empty_output_directory_is_used() {
     let folder = folder();
@@ -175,16 +176,16 @@ fn unwritable_directory_is_named() {
     fs::copy(env!("CARGO_BIN_EXE_podpause-image"), &copy).unwrap();
     fs::set_permissions(&home, fs::Permissions::from_mode(0o555)).unwrap();
     let mut command = Command::new(copy);
-    // Permissions do not keep root from writing.
+    // Permissions do not stop root from writing.
     if rustix::process::geteuid().is_root() {
         command.uid(65534).gid(65534);
     }
     let words = fails(command.args(["--out", "dist"]).env_remove("SOURCE_DATE_EPOCH"), &folder);
-    assert!(words.contains("dist: make a folder beside it: Permission denied"), "{words}");
+    assert!(words.contains("dist: create a directory beside it: Permission denied"), "{words}");
     assert_eq!(left(&folder), [""; 0]);
 }
 
-/// A file that cannot grow, which needs no rights to arrange.
+/// A write fails because of a limit on the file size, which needs no privileges to set.
 #[test]
 fn failed_write_leaves_nothing() {
     let folder = folder();
@@ -196,7 +197,8 @@ fn failed_write_leaves_nothing() {
     assert_eq!(left(&folder), [""; 0]);
 }
 
-/// A signal while the compiler runs, to both of them, as Ctrl-C in a terminal, or to the tool alone.
+/// While the compiler runs, a signal is sent to the tool and the compiler, as by Ctrl-C in a terminal, or to
+/// the tool alone.
 #[test]
 fn interrupt_leaves_nothing() {
     for (signal, to_both) in [(Signal::INT, true), (Signal::TERM, false)] {
@@ -236,7 +238,7 @@ fn interrupt_leaves_nothing() {
     }
 }
 
-/// Leaves neither the tool nor its compiler behind.
+/// Kills the tool and its compiler when this is dropped.
 struct Interruptible(Child);
 
 impl Drop for Interruptible {

@@ -10,7 +10,7 @@ use podpause::compile::PLATFORMS;
 
 use crate::harness::{Dist, run};
 
-/// A runtime in a folder of its own, with the module in `module` as it has it from a release.
+/// Makes a runtime in `folder`, which vendors the Go module in the folder `module`.
 fn runtime(folder: &Path, module: &Path, main: &str) {
     let go_mod = format!(
         "module runtime.example\n\ngo 1.17\n\n\
@@ -35,7 +35,7 @@ fn go(folder: &Path) -> Command {
     go
 }
 
-/// The page of the runtime in the documentation, which is a whole program.
+/// The example runtime in the documentation, which is a complete program.
 fn example() -> String {
     snippet("embedding.md", "go", "podpause.Memfd()")
 }
@@ -59,7 +59,7 @@ fn runs_in_a_runtime_that_vendors_it() {
     assert!(text.ends_with(" is /pause\nit ended with status 0\n"), "{text}");
 }
 
-/// What goes wrong is an error, and leaves no process.
+/// Failures are returned as errors, and leave no process.
 #[test]
 fn errors_are_reported() {
     need_go!();
@@ -90,6 +90,8 @@ func main() {
 	program, _ := podpause.Memfd()
 	_, err := program.Write([]byte("x"))
 	fmt.Println(err)
+	seals, _, _ := syscall.Syscall(syscall.SYS_FCNTL, program.Fd(), 1034, 0) // F_GET_SEALS
+	fmt.Println("seals", seals)
 	syscall.Setrlimit(1, &syscall.Rlimit{Cur: 1, Max: 1})
 	_, err = podpause.Memfd()
 	fmt.Println(err)
@@ -104,10 +106,12 @@ func main() {
     assert_eq!(lines[1], "pause ended at once: exit status 0 -1");
     assert_eq!(lines[2], "fork/exec /proc/self/fd/3: permission denied -1");
     assert_eq!(lines[3], "write pause: operation not permitted");
-    assert_eq!(lines[4], "RLIMIT_FSIZE: file too large");
+    let seals = rustix::fs::fcntl_get_seals(podpause::memfd().unwrap()).unwrap().bits();
+    assert_eq!(lines[4], format!("seals {seals}"), "those of the Rust library");
+    assert_eq!(lines[5], "RLIMIT_FSIZE: file too large");
 }
 
-/// For each platform that there is. The programs of the others stand in for theirs.
+/// Builds for all platforms. This machine's program stands in for those of the other platforms.
 #[test]
 fn builds_for_each_platform_and_passes_vet() {
     need_go!();
@@ -133,7 +137,7 @@ fn builds_for_each_platform_and_passes_vet() {
     assert!(size_bytes < 40_000, "{size_bytes} bytes, with the licence and the documentation");
 }
 
-/// With no program for it, a platform is an error of the compiler, and not of the runtime.
+/// For a platform whose program is not in the module, the build fails, rather than the finished runtime.
 #[test]
 fn does_not_build_for_a_platform_that_was_not_asked_for() {
     need_go!();

@@ -12,11 +12,11 @@ use tempfile::TempDir;
 
 /// The default name of the image.
 pub const NAME: &str = concat!("localhost/podpause/pause:", env!("CARGO_PKG_VERSION"));
-/// Its tag.
+/// The tag in that name.
 pub const TAG: &str = env!("CARGO_PKG_VERSION");
 
-/// A tool of somebody else's, if it is installed. The distribution's comes first: a client and a
-/// daemon fit each other there, and daemons are not in the PATH of an ordinary user.
+/// A third-party tool, if it is installed. The distribution's is preferred, because its client and daemon
+/// have matching versions. `/usr/sbin` is for daemons: it is not in the PATH of an ordinary user.
 pub fn tool(name: &str) -> Option<Command> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = ["/usr/bin", "/usr/sbin"].map(PathBuf::from).into_iter();
@@ -24,14 +24,14 @@ pub fn tool(name: &str) -> Option<Command> {
     files.find(|file| file.is_file()).map(Command::new)
 }
 
-/// The program under test, in an environment that has nothing to say to it.
+/// The program under test, without SOURCE_DATE_EPOCH in its environment.
 pub fn podpause_image() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_podpause-image"));
     command.env_remove("SOURCE_DATE_EPOCH");
     command
 }
 
-/// Runs a command, and returns what it says on stdout. It has to succeed.
+/// Runs a command, asserts that it succeeds, and returns its stdout.
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -39,13 +39,13 @@ pub fn run(command: &mut Command) -> String {
     text
 }
 
-/// What a command says on stderr.
+/// The stderr of a command.
 pub fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A compiler that takes each target, and gives these bytes for it. With it, what is tested is the
-/// image, on a machine with any compiler, or as a user who has none.
+/// Makes a stand-in for rustc that accepts every target and writes these bytes. It allows the image to be
+/// tested with any compiler, or by a user who has none.
 pub fn stand_in_compiler(folder: &Path, program: &[u8]) -> PathBuf {
     fs::write(folder.join("program"), program).unwrap();
     let script = "#!/bin/sh\n\
@@ -65,20 +65,20 @@ pub struct Dist {
 }
 
 impl Dist {
-    /// What the tool writes with these arguments. For this machine it has the real program.
+    /// Runs the tool with these arguments and the real compiler.
     pub fn new(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         run(podpause_image().arg("--out").arg(folder.path().join("dist")).args(arguments));
         Self { folder }
     }
 
-    /// What it writes with these arguments and the stand-in compiler.
+    /// Runs the tool with these arguments and the stand-in compiler.
     pub fn stand_in(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self::with_compiler(arguments, &stand_in_compiler(folder.path(), podpause::ELF))
     }
 
-    /// What it writes with these arguments and this compiler.
+    /// Runs the tool with these arguments and this compiler.
     pub fn with_compiler(arguments: &[&str], rustc: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = podpause_image();
@@ -87,8 +87,8 @@ impl Dist {
         Self { folder }
     }
 
-    /// Replaces these words in the manifest of the one platform by others of the same length, and
-    /// makes the layout consistent again.
+    /// In the manifest of the only platform, replaces `words` by `others` of the same length, and updates the
+    /// digests that lead to the manifest.
     pub fn change(&self, words: &str, others: &str) {
         let replaced = |bytes: Vec<u8>, words: &str, others: &str| {
             let text = String::from_utf8(bytes).unwrap();
@@ -116,7 +116,7 @@ impl Dist {
         fs::read(self.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    /// What the layout says is in it: the image, and the list of what is in the image.
+    /// The entries of the layout's index.json: the image, the index of its referrers, and the referrers.
     pub fn entries(&self) -> Vec<Descriptor> {
         let layout = self.read("oci/oci-layout");
         assert_eq!(layout, br#"{"imageLayoutVersion":"1.0.0"}"#);
@@ -124,7 +124,7 @@ impl Dist {
         index.manifests().clone()
     }
 
-    /// The bytes that a descriptor refers to. They are as it says.
+    /// The bytes that a descriptor refers to. Asserts that size and digest are those of the descriptor.
     pub fn blob(&self, descriptor: &Descriptor) -> Vec<u8> {
         let digest = descriptor.digest().digest();
         let bytes = self.read(&format!("oci/blobs/sha256/{digest}"));
@@ -163,7 +163,7 @@ impl Dist {
     }
 }
 
-/// All files in a folder and below it, by their paths there.
+/// All files in a folder and below it, by their paths relative to it.
 pub fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let paths = common::folder::files(root).into_iter();
     paths

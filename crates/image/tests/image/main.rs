@@ -1,4 +1,4 @@
-//! Tests `podpause-image` from outside, also with independent tools.
+//! Tests the command `podpause-image`, also with independent tools.
 
 mod contents;
 mod dockerfile;

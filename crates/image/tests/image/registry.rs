@@ -1,5 +1,5 @@
-//! The image in a registry: Debian's docker-registry on loopback. This version has no referrers API, so clients use the
-//! referrers tag.
+//! The image in a registry: Debian's docker-registry on loopback. This version has no referrers API, so
+//! clients use the referrers tag.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -34,7 +34,7 @@ struct Answer {
 }
 
 impl Registry {
-    /// Starts one, which needs a password if it has a realm.
+    /// Starts a registry, which requires a password if a realm is given. If none is installed, reports that.
     fn start(realm: Option<&str>) -> Option<Self> {
         let Some(mut registry) = tool("docker-registry") else {
             skipped("it is not installed");
@@ -69,7 +69,7 @@ impl Registry {
         Some(this)
     }
 
-    /// Starts one, and pushes the image to it as the help of the tool says.
+    /// Starts a registry, and pushes the image to it with the commands in the tool's help.
     fn with(dist: &Dist) -> Option<Self> {
         let this = Self::start(None)?;
         let digest = dist.entries()[0].digest().to_string();
@@ -84,7 +84,7 @@ impl Registry {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
-    /// The name of the image there, with a tag or a digest.
+    /// The name of the image in this registry, with a tag or a digest.
     fn name(&self, tag: &str) -> String {
         let separator = if tag.starts_with("sha256:") { '@' } else { ':' };
         format!("{}/infra/pause{separator}{tag}", self.address)
@@ -116,8 +116,8 @@ impl Registry {
         answers.collect()
     }
 
-    /// Asserts that since `before` this image was fetched, whatever was asked for first: the bytes of its
-    /// manifest, its configuration and its layer, and nothing else that is named by a digest.
+    /// Asserts that after the first `before` answers only this image was fetched by digest: its manifest, its
+    /// configuration and its layer, in full size. The index may also have been fetched.
     fn assert_was_fetched(&self, dist: &Dist, image: &Image, before: usize) {
         let index = dist.entries()[0].digest().to_string();
         let answers = self.answers().split_off(before);
@@ -132,7 +132,7 @@ impl Registry {
         assert_eq!(bytes, image.size_bytes, "{uris:?}");
     }
 
-    /// The file that has a blob.
+    /// The file in which the registry stores a blob.
     fn blob(&self, descriptor: &Descriptor) -> PathBuf {
         let digest = descriptor.digest().digest();
         let blobs = self.folder.path().join("data/docker/registry/v2/blobs/sha256");
@@ -151,7 +151,7 @@ fn skipped(reason: &str) {
     common::report::skipped("docker-registry", reason);
 }
 
-/// skopeo, which takes HTTP instead of HTTPS.
+/// skopeo, with HTTP allowed.
 fn skopeo(arguments: &[&str]) -> Command {
     let mut skopeo = tool("skopeo").unwrap();
     skopeo.args(["--insecure-policy", arguments[0]]);
@@ -168,7 +168,7 @@ fn image_for(dist: &Dist, platform: &str) -> Image {
     dist.images().into_iter().find(|image| image.name == platform).unwrap()
 }
 
-/// Its id in each engine is the digest of its configuration.
+/// The ID of an image in podman and docker, which is the digest of its configuration.
 fn id(image: &Image) -> String {
     image.manifest.config().digest().digest().to_owned()
 }
@@ -188,7 +188,7 @@ fn image_and_referrers_are_pushed() {
     for tag in [TAG, &digest] {
         assert_eq!(raw(tag).as_bytes(), dist.blob(entry), "{tag}");
     }
-    // From the image to what refers to it.
+    // The referrers are found from the digest of the image.
     let index: ImageIndex = serde_json::from_str(&raw(&digest.replace(':', "-"))).unwrap();
     let files = index.manifests().iter().map(|referrer| {
         let manifest = raw(referrer.digest().as_ref());
@@ -201,14 +201,14 @@ fn image_and_referrers_are_pushed() {
     });
     let files: Vec<_> = files.collect();
     assert_eq!(files, ["pause.cdx.json", "pause.provenance.json"]);
-    // What was pulled can be verified.
+    // The pulled image passes `--verify`.
     let copy = folder.path().join("copy");
     let layout = format!("oci:{}:{TAG}", copy.display());
     registry.skopeo(&["copy", "--all", &registry.transport(&digest), &layout]);
     run(podpause_image().arg("--verify").arg(&copy).env("RUSTC", &rustc));
 }
 
-/// A tag that exists is moved, and the image that had it stays by its digest.
+/// A push to an existing tag moves the tag. The earlier image is still available by its digest.
 #[test]
 fn existing_tag_is_moved() {
     if tool("skopeo").is_none() {
@@ -270,8 +270,8 @@ fn docker_pulls() {
     }
 }
 
-/// A registry that wants a password, fails, or says nothing; and a layer that was cut off there. The engine
-/// says so, and has no image.
+/// Pulls from a registry that requires a password, one that fails, one that closes the connection, and one
+/// whose copy of the layer is truncated. Each time podman fails, and has no image afterwards.
 #[test]
 fn failed_pull_leaves_nothing() {
     need_root!("podman");
@@ -318,7 +318,7 @@ impl Answering {
         let address = listener.local_addr().unwrap().to_string();
         let count = Arc::<AtomicUsize>::default();
         let counter = count.clone();
-        // It ends with the process of the tests.
+        // The thread ends with the test process.
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 counter.fetch_add(1, Ordering::Relaxed);

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use crate::harness::{Dist, files, podpause_image, run, sha256, stand_in_compiler};
 
-/// The real program, in two folders, with all that an environment may have.
+/// Builds with the real compiler in other folders, with another umask, time zone, language, terminal width,
+/// TMPDIR and RUSTFLAGS.
 #[test]
 fn does_not_depend_on_folder_umask_zone_or_language() {
     let expected = Dist::new(&[]).files();
@@ -30,8 +31,8 @@ fn does_not_depend_on_folder_umask_zone_or_language() {
     }
 }
 
-/// All platforms, as root and as an ordinary user. The compiler is a stand-in, because a user other
-/// than the one who installed the real one may not even see it.
+/// Builds for all platforms, as root and as an ordinary user. The compiler is a stand-in, because only the
+/// user who installed the real one may have access to it.
 #[test]
 fn does_not_depend_on_the_user() {
     let expected = Dist::stand_in(&["--platform", "all"]).files();
@@ -45,7 +46,7 @@ fn does_not_depend_on_the_user() {
     let mut command = Command::new(program);
     command.args(["--platform", "all", "--out"]).arg(home.join("dist"));
     command.env_remove("SOURCE_DATE_EPOCH").env("RUSTC", rustc).env("TMPDIR", &home);
-    // Only root can become somebody else; for anybody else, this is two runs of their own.
+    // Only root can run it as another user. Otherwise both runs are by the same user.
     if chown(&home, Some(65534), Some(65534)).is_ok() {
         command.uid(65534).gid(65534);
     }
@@ -53,9 +54,9 @@ fn does_not_depend_on_the_user() {
     assert_eq!(files(&home.join("dist")), expected);
 }
 
-/// The layer of a given program has these bytes for ever: in each profile, with each version of what
-/// compresses and archives, and on each machine. Where this fails after an update of a dependency,
-/// releases so far can no longer be rebuilt with it.
+/// The layer of a given program must always have the same bytes: with each Cargo profile, on each machine,
+/// and with each version of the libraries that archive and compress. If this test fails after an update of a
+/// dependency, earlier releases can no longer be rebuilt with that update.
 #[test]
 fn layer_has_a_fixed_digest() {
     let folder = tempfile::tempdir().unwrap();
@@ -72,7 +73,7 @@ fn layer_has_a_fixed_digest() {
     assert_eq!(sha256(layer), "7bc799f6036cb6f18ee8dbd541f967a53a66102c7570d89afa0f044d143fba7c");
 }
 
-/// SOURCE_DATE_EPOCH is the time of all that has one.
+/// Everything that has a time has that of SOURCE_DATE_EPOCH.
 #[test]
 fn source_date_epoch_sets_all_times() {
     let folder = tempfile::tempdir().unwrap();
@@ -87,7 +88,7 @@ fn source_date_epoch_sets_all_times() {
     assert_eq!(
         texts.iter().filter(|text| time(text)).count(),
         6,
-        "index, manifest, two referrers, list twice"
+        "index, manifest, two referrers, the SBOM as a blob and as a file"
     );
     let layer = files.values().find(|bytes| bytes.starts_with(b"\x1f\x8b")).unwrap();
     for archive in [crate::contents::layer(layer), files["pause.tar"].clone()] {

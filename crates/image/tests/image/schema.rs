@@ -1,6 +1,6 @@
-//! All JSON in the image is valid according to the OCI image specification, version 1.1. The schemas here are shorter
-//! forms of those in `schema/` of <https://github.com/opencontainers/image-spec>. They are stricter in one way: they allow
-//! only fields that the specification has.
+//! All JSON in the image is valid according to the OCI image specification, version 1.1. The schemas here are
+//! shorter forms of those in `schema/` of <https://github.com/opencontainers/image-spec>. They are stricter
+//! in one way: they allow only fields that the specification has.
 
 use jsonschema::Validator;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ fn descriptor() -> Value {
         "properties": {
             "mediaType": { "type": "string", "pattern": media_type },
             "size": { "type": "integer", "minimum": 0, "maximum": i64::MAX },
-            // Of the algorithms that are registered, this is the only one in the image.
+            // The image uses only this one of the registered algorithms.
             "digest": { "type": "string", "pattern": "^sha256:[a-f0-9]{64}$" },
             "urls": { "type": "array", "items": { "type": "string", "format": "uri" } },
             "data": { "type": "string" },
@@ -140,7 +140,7 @@ fn validator(schema: &Value) -> Validator {
     jsonschema::draft202012::options().should_validate_formats(true).build(schema).unwrap()
 }
 
-/// Asserts that this is JSON, and valid.
+/// Asserts that the bytes are JSON and match the schema.
 fn assert_is_valid(bytes: &[u8], schema: &Value) {
     let value: Value = serde_json::from_slice(bytes).unwrap();
     let validator = validator(schema);
@@ -165,7 +165,7 @@ fn all_json_is_valid() {
     }
 }
 
-/// The schemas are good for something.
+/// The schema of an index rejects invalid JSON.
 #[test]
 fn invalid_json_is_rejected() {
     let dist = Dist::stand_in(&["--platform", "linux/arm/v7"]);

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Dist, NAME, TAG, run, tool};
 
-/// The tool with this name; where there is none, the test is skipped.
+/// The tool with this name. If it is not installed, the test is skipped.
 macro_rules! need {
     ($name:literal) => {
         match tool($name) {
@@ -22,7 +22,7 @@ macro_rules! need {
     };
 }
 
-/// The tool with this name, where the test has to be root besides.
+/// The tool with this name, for a test that also needs root. If either is missing, the test is skipped.
 macro_rules! need_root {
     ($name:literal) => {{
         let Some(command) = $crate::harness::tool($name) else {
@@ -37,12 +37,12 @@ macro_rules! need_root {
 
 pub(crate) use need_root;
 
-/// An image for all platforms, among them the program that this machine runs.
+/// An image for all platforms, each with this machine's program as a stand-in.
 fn image() -> Dist {
     Dist::stand_in(&["--platform", "all"])
 }
 
-/// What the image for this machine says of itself, as its configuration has it.
+/// The digest of the configuration of this machine's image, and its `config` object.
 fn config(dist: &Dist) -> (String, Value) {
     let own = Platform::own().unwrap();
     let image = dist.images().into_iter().find(|image| image.name == own.name).unwrap();
@@ -50,7 +50,7 @@ fn config(dist: &Dist) -> (String, Value) {
     (digest, serde_json::to_value(image.config.config()).unwrap())
 }
 
-/// Asserts that what a tool shows of a configuration is what the image says.
+/// Asserts that the configuration that a tool shows is that of the image.
 fn assert_is_config(shown: &Value, dist: &Dist) {
     for (key, value) in config(dist).1.as_object().unwrap() {
         assert_eq!(&shown[key], value, "{key}");
@@ -97,7 +97,8 @@ fn tar_lists_the_layer() {
     assert_eq!(words(&bsd), expected);
 }
 
-/// From the layout, and from the archive without a name; to docker's format, and back.
+/// Inspects the layout and, without giving an image name, the archive. Then copies the image to docker's
+/// format and back.
 #[test]
 fn skopeo_inspects_and_copies() {
     need!("skopeo");
@@ -113,7 +114,7 @@ fn skopeo_inspects_and_copies() {
     }
     let raw = skopeo(&["inspect", "--raw", &layout]);
     assert_eq!(raw.as_bytes(), dist.blob(&dist.entries()[0]));
-    // Each platform can be chosen by its name.
+    // Each platform can be selected by its architecture.
     for name in ["386", "amd64", "arm", "arm64", "loong64", "ppc64le", "riscv64", "s390x"] {
         let mut arguments = vec!["--override-arch", name];
         if name == "arm" {
@@ -129,13 +130,13 @@ fn skopeo_inspects_and_copies() {
     let back = format!("oci:{}:b", path("oci"));
     skopeo(&["copy", &docker, &back]);
     assert_is_config(&json(&skopeo(&["inspect", "--config", &back]))["config"], &dist);
-    // From layout to layout nothing changes, whatever the platform.
+    // A copy of all platforms to an OCI layout does not change the index.
     let copy = format!("oci:{}:{TAG}", path("copy"));
     skopeo(&["copy", "--all", &archive, &copy]);
     assert_eq!(skopeo(&["inspect", "--raw", &copy]), raw);
 }
 
-/// umoci takes no index with several platforms.
+/// The image is for one platform: umoci does not accept an index with several.
 #[test]
 fn umoci_unpacks() {
     let mut umoci = need_root!("umoci");
@@ -152,15 +153,16 @@ fn umoci_unpacks() {
     assert_eq!(spec["process"]["cwd"], "/");
 }
 
-/// The bundle of a guest that pulls images itself, made as the page says.
+/// The commands on the page kata.md make the bundle for guests that pull images themselves.
 #[test]
 fn kata_has_a_bundle() {
     let _ = (need_root!("umoci"), need_root!("skopeo"));
     let dist = Dist::new(&[]);
     let guest = tempfile::tempdir().unwrap();
-    let registry = format!("docker://{NAME}");
+    let registry = format!("docker://{}", NAME.replace("localhost", "REGISTRY"));
     let layout = format!("oci:{}:{TAG}", dist.path("oci").display());
     let script = snippet("kata.md", "sh", "umoci");
+    assert!(script.contains(&registry), "{script}");
     let script = script.replace(&registry, &layout).replace("ROOTFS", ".");
     run(Command::new("sh").args(["-ec", &script]).current_dir(&guest));
     let bundle = guest.path().join("pause_bundle");
@@ -169,7 +171,7 @@ fn kata_has_a_bundle() {
     assert_eq!(spec["process"]["args"], serde_json::json!(["/pause"]));
 }
 
-/// A root file system with pause, its second name, and nothing else.
+/// Asserts that a root file system has pause, its second name, and nothing else.
 fn assert_is_root_file_system(root: &Path) {
     use std::os::unix::fs::MetadataExt;
     let [pause, pod] = ["pause", "usr/bin/pod"].map(|path| fs::metadata(root.join(path)).unwrap());
@@ -190,7 +192,7 @@ fn assert_is_root_file_system(root: &Path) {
     );
 }
 
-/// Where podman and buildah keep images, for one test.
+/// Options that make podman and buildah keep images in this folder.
 pub fn storage(folder: &TempDir) -> Vec<String> {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let options = ["--root", &path("root"), "--runroot", &path("run"), "--storage-driver", "vfs"];
@@ -228,14 +230,14 @@ fn podman_loads() {
     assert_is_config(&shown[0]["Config"], &dist);
 }
 
-/// A daemon that is ended, with all that it has started, when this is dropped.
+/// A daemon. When this is dropped, it is terminated, and ends what it has started.
 pub struct Daemon {
     child: Child,
     folder: TempDir,
 }
 
 impl Daemon {
-    /// Starts a daemon, which has to make this socket in the folder.
+    /// Starts a daemon, and waits for the file `socket` that it has to create in the folder.
     fn start(folder: TempDir, command: &mut Command) -> Self {
         let log = File::create(folder.path().join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -255,7 +257,7 @@ impl Daemon {
         self.folder.path().join("socket")
     }
 
-    /// A client, if this is a docker.
+    /// A docker client of this daemon, which has to be dockerd.
     pub fn docker(&self) -> Command {
         let mut docker = tool("docker").unwrap();
         docker.arg("--host").arg(format!("unix://{}", self.socket().display()));
@@ -266,7 +268,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        // Not a kill: the daemon ends what it has started.
+        // SIGTERM rather than SIGKILL, so that the daemon ends what it has started.
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.child.wait();
     }
@@ -307,7 +309,7 @@ fn containerd_imports() {
     result.unwrap();
 }
 
-/// A docker of our own.
+/// Starts a docker daemon for one test.
 pub fn dockerd() -> Daemon {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -332,7 +334,7 @@ fn docker_loads_and_runs() {
     let shown = json(&docker(&["image", "inspect", NAME]));
     assert_eq!(shown[0]["Id"], format!("sha256:{}", config(&dist).0));
     assert_is_config(&shown[0]["Config"], &dist);
-    // As kubeadm runs it: with an argument, as another user, and without rights.
+    // As kubeadm runs it: with an argument, as another user, and without capabilities.
     let arguments = ["run", "--detach", "--name", "version", "--network", "none", "--read-only"];
     docker(&[&arguments[..], &["--user", "999", "--cap-drop", "ALL", NAME, "-v"]].concat());
     assert_eq!(docker(&["wait", "version"]), "0\n");

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use crate::harness::{Dist, errors, podpause_image, run, stand_in_compiler};
 
-/// What is said of a folder that was written with the stand-in compiler, by a build with it.
+/// Runs `--verify` with the stand-in compiler, on a path in the folder.
 fn verify(dist: &Dist, path: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let rustc = stand_in_compiler(folder.path(), podpause::ELF);
@@ -13,21 +13,22 @@ fn verify(dist: &Dist, path: &str) -> Output {
     command.arg("--verify").arg(dist.path(path)).env("RUSTC", rustc).output().unwrap()
 }
 
-/// The differences that are found.
+/// The differences that `--verify` prints.
 fn differences(dist: &Dist, path: &str) -> String {
     let output = verify(dist, path);
     assert_eq!(output.status.code(), Some(1));
-    assert!(errors(&output).contains("it is not what rustc 1.0.0 (stand-in) builds"));
+    assert!(errors(&output).contains("identical to the new build with rustc 1.0.0 (stand-in)"));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Platforms, time and name are those that the folder says; the real compiler is used.
+/// The rebuild takes platforms, time, commit and name from the folder. The first is with the real compiler,
+/// the others are with the stand-in.
 #[test]
 fn identical_image_has_no_differences() {
     let commit = "0123456789abcdef0123456789abcdef01234567";
     let dist = Dist::new(&["--tag", "registry.example/a/pause:b", "--revision", commit]);
     let text = run(podpause_image().arg("--verify").arg(dist.path("")));
-    assert!(text.ends_with(" is the same\n"), "{text}");
+    assert!(text.ends_with(" is identical to the new build\n"), "{text}");
 
     let dist = Dist::stand_in(&["--platform", "all"]);
     for path in ["", "oci"] {
@@ -41,14 +42,14 @@ fn different_file_is_named() {
     fs::write(dist.path("pause-linux-amd64"), "another").unwrap();
     fs::remove_file(dist.path("pause.tar")).unwrap();
     fs::write(dist.path("oci/blobs/sha256/more"), "more").unwrap();
-    let expected = "oci/blobs/sha256/more: there, but not here\n\
+    let expected = "oci/blobs/sha256/more: only in the existing directory\n\
         pause-linux-amd64: the bytes differ\n\
-        pause.tar: here, but not there\n";
+        pause.tar: only in the new build\n";
     assert_eq!(differences(&dist, ""), expected);
     assert!(verify(&dist, "oci").status.success(), "the image itself is the same");
 }
 
-/// Another program, as another compiler or another source has it.
+/// The program differs, as it would with another compiler or another source.
 #[test]
 fn different_program_is_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -60,23 +61,24 @@ fn different_program_is_named() {
     let size = program.len();
     for name in ["linux/arm64", "linux/386"] {
         let expected = format!(
-            "{name}: layer: pause: there {size} bytes, here {size}; byte 100 is the first to differ"
+            "{name}: layer: pause: {size} bytes in the existing image, {size} in the new build; \
+             byte 100 is the first to differ"
         );
         assert!(text.contains(&expected), "{text}");
-        let expected = format!("{name}: configuration: rootfs: diff_ids[0]: there \"sha256:");
+        let expected = format!("{name}: configuration: rootfs: diff_ids[0]: \"sha256:");
         assert!(text.contains(&expected), "{text}");
     }
-    assert!(text.contains("index: manifests[1]: digest: there"), "{text}");
+    assert!(text.contains("index: manifests[1]: digest: \"sha256:"), "{text}");
 }
 
-/// Another image for the same program.
+/// The manifest differs, and the program does not.
 #[test]
 fn different_field_is_named() {
     let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
     dist.change("title\":\"pause", "title\":\"other");
     let text = differences(&dist, "oci");
     let expected = "linux/amd64: manifest: annotations: org.opencontainers.image.title: \
-        there \"other\", here \"pause\"";
+        \"other\" in the existing image, \"pause\" in the new build";
     assert!(text.contains(expected), "{text}");
     assert!(!text.contains("layer"), "{text}");
 }
@@ -88,7 +90,7 @@ fn unreadable_image_is_an_error() {
     fs::write(dist.path(&format!("oci/blobs/sha256/{layer}")), "damaged").unwrap();
     let output = verify(&dist, "");
     assert!(!output.status.success());
-    assert!(errors(&output).contains("it is damaged"), "{}", errors(&output));
+    assert!(errors(&output).contains("damaged: its digest is"), "{}", errors(&output));
 
     let output = verify(&dist, "oci/blobs");
     assert!(errors(&output).contains("index.json: No such file"), "{}", errors(&output));
@@ -97,7 +99,7 @@ fn unreadable_image_is_an_error() {
     assert!(errors(&output).contains("cannot be used with"), "{}", errors(&output));
 }
 
-/// A layout that skopeo has copied has another index.json, and the same image.
+/// A layout that skopeo has copied has a different index.json, and the same image.
 #[test]
 fn copied_layout_is_accepted() {
     let Some(mut skopeo) = crate::harness::tool("skopeo") else {

@@ -1,8 +1,8 @@
-//! A run as a picture: what a pod is charged, by part; zombies while pause is stopped; and memory
-//! against the number of instances.
+//! Draws a run as a picture with three parts: what a pod is charged, zombies while pause is stopped, and
+//! memory against the number of instances.
 //!
-//! It is written as plain SVG: bars in parts with a label at each end are a few rectangles and texts,
-//! and the same record always gives the same bytes, which a test relies on.
+//! This writes plain SVG without a plotting library. The picture needs only rectangles, lines and texts, and
+//! a test relies on the same record always giving the same bytes.
 
 use std::fmt::Write;
 
@@ -10,10 +10,10 @@ use super::record::{Charged, Condition, Figures, Kind, Record};
 use crate::number::number;
 
 const WIDTH: f64 = 980.0;
-/// Where the figures begin and end: names are to the left, and values to the right.
+/// The left and right edges of the bars and plots. Names are to the left of them, and values to the right.
 const LEFT: f64 = 250.0;
 const RIGHT: f64 = 700.0;
-/// How much of a name there is room for.
+/// The number of characters of a name that there is room for.
 const NAME_MAX: usize = 30;
 const BAR: f64 = 20.0;
 const ROW: f64 = 30.0;
@@ -23,15 +23,15 @@ const LINE: f64 = 17.0;
 
 const INK: &str = "#222222";
 const FAINT: &str = "#d0d0d0";
-/// Colours that can be told apart by all eyes: those of Okabe and Ito.
+/// Colours that colour-blind readers can tell apart: the palette of Okabe and Ito.
 const BLUE: &str = "#0072b2";
 const ORANGE: &str = "#e69f00";
 const GREEN: &str = "#009e73";
 const GREY: &str = "#b0b0b0";
-/// The lines of all programs but pause. They are told apart by their labels.
+/// The colour of the lines of all programs but pause. Labels distinguish these lines.
 const OTHERS: &str = "#707070";
 
-/// The parts of a bar: their name, their colour, and how much they are.
+/// A part of a bar: its name, its colour, and its figure.
 type Part = (&'static str, &'static str, fn(&Charged) -> f64);
 const PARTS: [Part; 4] = [
     ("private pages", BLUE, |charged| charged.anonymous_bytes),
@@ -43,7 +43,7 @@ const PARTS: [Part; 4] = [
     }),
 ];
 
-/// Draws all of it.
+/// Draws the whole picture.
 pub fn svg(record: &Record) -> String {
     let mut canvas = Canvas { body: String::new(), y: 20.0 };
     charged(&mut canvas, record);
@@ -67,7 +67,7 @@ pub fn svg(record: &Record) -> String {
     )
 }
 
-/// What has been drawn, and down to where.
+/// What has been drawn so far, and the y coordinate below it.
 struct Canvas {
     body: String,
     y: f64,
@@ -75,12 +75,12 @@ struct Canvas {
 
 impl Canvas {
     fn add(&mut self, element: std::fmt::Arguments) {
-        // A string takes all that is written to it.
+        // Writing to a string cannot fail.
         let _ = self.body.write_fmt(element);
         self.body.push('\n');
     }
 
-    #[expect(clippy::too_many_arguments, reason = "they are what a text has")]
+    #[expect(clippy::too_many_arguments, reason = "they are the attributes of an SVG text")]
     fn text(
         &mut self,
         x: f64,
@@ -120,10 +120,10 @@ impl Canvas {
         self.y += 46.0;
     }
 
-    /// Names at the right ends of lines, moved apart where they would overlap.
+    /// Draws names at the right ends of lines, and moves them apart where they would overlap.
     fn labels(&mut self, mut labels: Vec<(f64, String, &'static str, &'static str)>) {
         labels.sort_by(|a, b| a.0.total_cmp(&b.0));
-        // From the highest down: each is at least a line below the one before.
+        // From top to bottom: each name is at least one line below the previous one.
         let mut last = f64::NEG_INFINITY;
         for (y, text, weight, colour) in labels {
             let place = y.max(last + LINE);
@@ -138,17 +138,17 @@ fn weight(program: &Figures) -> &'static str {
     if program.kind == Kind::Pause { "bold" } else { "normal" }
 }
 
-/// The colour and the width of its line.
+/// The colour and the width of a program's line.
 fn stroke(program: &Figures) -> (&'static str, f64) {
     if program.kind == Kind::Pause { (BLUE, 4.0) } else { (OTHERS, 1.5) }
 }
 
-/// The colour of its label.
+/// The colour of a program's label.
 fn label_colour(program: &Figures) -> &'static str {
     if program.kind == Kind::Pause { BLUE } else { INK }
 }
 
-/// Its name, or the end of it if it is a long path.
+/// A program's name, or only the end of the name if it is a long path.
 fn name(program: &Figures) -> String {
     let length = program.name.chars().count();
     match length > NAME_MAX {
@@ -224,7 +224,7 @@ fn zombies(canvas: &mut Canvas, record: &Record) {
         let label = format!("{} zombies", number((share * most) as u64));
         canvas.text(LEFT - 10.0, y(share * most) + 4.0, "end", 12, "normal", INK, &label);
     }
-    // Those that have the same end share a label: it is a list of names.
+    // Programs with the same number of zombies at the end share a label, which lists their names.
     let mut ends: Vec<(usize, Vec<&Figures>)> = Vec::new();
     for (program, storm) in storms.iter().rev() {
         let points =
@@ -242,7 +242,7 @@ fn zombies(canvas: &mut Canvas, record: &Record) {
     for (zombies, programs) in ends {
         let place = y(zombies as f64);
         for (index, program) in programs.iter().enumerate() {
-            // The list goes on downwards, or upwards from the bottom.
+            // The list grows downwards, or upwards in the lower half of the plot.
             let line = if place > top + PLOT_HEIGHT / 2.0 {
                 -((programs.len() - 1 - index) as f64)
             } else {
@@ -258,7 +258,7 @@ fn zombies(canvas: &mut Canvas, record: &Record) {
     canvas.y = below + 34.0;
 }
 
-/// Lines: memory against instances, both in powers of ten.
+/// Lines: memory against the number of instances, both axes logarithmic.
 fn scale(canvas: &mut Canvas, record: &Record) {
     let totals = |program: &Figures| -> Vec<(f64, f64)> {
         let mib = |bytes: f64| bytes / (1 << 20) as f64;
@@ -275,7 +275,7 @@ fn scale(canvas: &mut Canvas, record: &Record) {
         (low, high)
     };
     let (first, last) = bounds(points().map(|point| point.0).collect());
-    // One number of instances makes no line, and none makes no bounds.
+    // With a single number of instances there is no line to draw, and with none there are no bounds.
     if points().next().is_none() || first >= last {
         return;
     }

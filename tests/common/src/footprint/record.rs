@@ -1,4 +1,4 @@
-//! What a run has found: the figures, what each of them means, and the goals.
+//! The results of a run: the figures, what each of them means, and the goals.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub struct Machine {
     pub cpu: String,
     pub cpus: usize,
     pub memory_bytes: u64,
-    /// Its number alone: the rest of the release may name who built it.
+    /// Only the version number, because the rest of the release may name who built the kernel.
     pub kernel: String,
     pub page_bytes: u64,
     pub memory_cgroup: String,
@@ -30,7 +30,7 @@ pub struct Machine {
     pub load: f64,
 }
 
-/// What a program is, for the goals.
+/// The kind of a program. It decides which goals there are.
 #[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Pause,
@@ -40,7 +40,7 @@ pub enum Kind {
     Installed,
 }
 
-/// The figures of one program. What does not apply, or could not be measured, is absent.
+/// The figures of one program. A figure that does not apply, or could not be measured, is absent.
 #[derive(Serialize, Deserialize)]
 pub struct Figures {
     pub name: String,
@@ -48,20 +48,20 @@ pub struct Figures {
     pub version: Option<String>,
     pub file_bytes: u64,
     pub segment_bytes: Option<u64>,
-    /// Where a layout was given.
+    /// Present if the OCI layout of the program's image was given (`--layout`).
     pub image_bytes: Option<u64>,
     pub memory: Option<Memory>,
     pub charged_inside: Option<Charged>,
     pub charged_after_exec: Option<Charged>,
     pub start: Start,
-    /// Of pause alone. Records from before it was measured do not have it.
+    /// Measured for pause only. Older records do not have it.
     pub sandbox: Option<Sandbox>,
     pub orphans: Vec<Orphans>,
     pub idle: Option<Idle>,
     pub scale: Vec<Scale>,
 }
 
-/// The median of several measurements, and the range that has the middle half of them.
+/// The median of several measurements, and the quartiles (`low` and `high`).
 #[derive(Serialize, Deserialize, Clone, Copy)]
 pub struct Spread {
     pub median: f64,
@@ -118,13 +118,13 @@ pub struct Start {
 pub struct Sandbox {
     pub file_us: Spread,
     pub memfd_us: Spread,
-    /// Records of before have no library that starts sandboxes.
+    /// Absent in records that were made before the library could start sandboxes.
     #[serde(default)]
     pub library: Option<LibrarySandbox>,
 }
 
-/// From the call of the library's `spawn` to its return, and the same for a bare clone3 and exec of the
-/// assembly program in the same namespaces, measured in turn.
+/// The time of the library's `spawn`, and of a bare clone3 and exec of the assembly program in the same
+/// namespaces, measured in turn.
 #[derive(Serialize, Deserialize)]
 pub struct LibrarySandbox {
     pub spawn_us: Spread,
@@ -161,7 +161,7 @@ pub struct Orphans {
     pub cpu_ms_per_1000: f64,
     pub zombies_peak: usize,
     pub zombies_left: usize,
-    /// The zombies at times since the start of the storm: milliseconds, zombies.
+    /// Pairs: milliseconds since the start of the storm, and the number of zombies then.
     pub zombies_over_time: Vec<(f64, usize)>,
 }
 
@@ -196,95 +196,110 @@ pub fn definitions() -> Vec<Definition> {
 }
 
 const DEFINITIONS: &[(&str, &str)] = &[
-    ("file_bytes", "size of the program's file, without the libraries of a dynamic one"),
+    ("file_bytes", "size of the program's file, without the libraries of a dynamic program"),
     ("segment_bytes", "bytes of the file in loadable segments"),
     (
         "image_bytes",
-        "what a node fetches of an image, for its platform: manifest, configuration and compressed layers",
+        "bytes that a node downloads for its platform: manifest, configuration and compressed \
+         layers",
     ),
     (
         "rss_bytes",
-        "Rss in /proc/PID/smaps_rollup: memory in use, shared or not; this and the next six are sums \
-         over a program's processes, and the median of 25 instances",
+        "Rss in /proc/PID/smaps_rollup: resident memory, shared or not. This and the next six \
+         figures are sums over the processes of a program, and medians of 25 instances",
     ),
     (
         "rss_anonymous_bytes",
-        "Anonymous there: memory of its own that no file backs (VmRSS, RssAnon and RssFile in \
-         /proc/PID/status are estimates on some kernels)",
+        "Anonymous in /proc/PID/smaps_rollup: resident memory that no file backs. VmRSS, \
+         RssAnon and RssFile in /proc/PID/status are only estimates on some kernels",
     ),
-    ("rss_file_bytes", "the rest of Rss: pages of files"),
+    ("rss_file_bytes", "the rest of Rss: resident pages of files"),
     (
         "pss_bytes",
-        "Pss there: Rss, with each page divided by the number of processes that share it, while \
-         all instances run",
+        "Pss in /proc/PID/smaps_rollup: Rss, with each page divided by the number of processes \
+         that share it, while all instances run",
     ),
-    ("private_bytes", "Private_Clean and Private_Dirty there: pages that nobody else has mapped"),
-    ("page_tables_bytes", "VmPTE in /proc/PID/status: page tables of all levels but the top one"),
-    ("mappings", "lines of /proc/PID/maps, but for [vsyscall], which every process has"),
+    (
+        "private_bytes",
+        "Private_Clean and Private_Dirty in /proc/PID/smaps_rollup: pages that no other process \
+         has mapped",
+    ),
+    (
+        "page_tables_bytes",
+        "VmPTE in /proc/PID/status: page tables of all levels except the top one",
+    ),
+    ("mappings", "lines of /proc/PID/maps, except [vsyscall], which every process has"),
     (
         "charged_inside",
-        "what the memory cgroup is charged for one more instance, PID 1 of its own PID namespace, \
-         if it is forked inside of the cgroup: anonymous memory, pages of files and kernel \
-         memory, from memory.stat (and memory.kmem.usage_in_bytes in version 1); the growth in \
-         each of several batches, divided by its instances; pages of files that an earlier \
-         instance has brought in are not charged again",
+        "the charge to the memory cgroup for one more instance, as PID 1 of its own PID \
+         namespace, if the instance is forked inside the cgroup: anonymous memory, pages of \
+         files and kernel memory, from memory.stat (with cgroup v1, kernel memory from \
+         memory.kmem.usage_in_bytes). It is the growth in each of several batches, divided by \
+         the number of instances. Pages of files that an earlier instance has loaded are not \
+         charged again",
     ),
     (
         "charged_after_exec",
-        "the same if it is forked outside, and moves into the cgroup before the exec, as runtimes \
-         do: what fork made, like the kernel stack, is not charged",
+        "the same charge if the instance is forked outside the cgroup and moves into it before \
+         the exec, as container runtimes do. What fork allocates, such as the kernel stack, is \
+         not charged",
     ),
     (
         "kernel_stack_bytes, slab_bytes",
-        "kernel_stack and slab in memory.stat; only version 2 says them",
+        "kernel_stack and slab in memory.stat, which only cgroup v2 reports",
     ),
     (
         "other_kernel_bytes",
-        "the rest of the kernel memory: the top page table, and with version 1 also the kernel \
+        "the rest of the kernel memory: the top page table and, with cgroup v1, also the kernel \
          stack and slab",
     ),
     (
         "answer_us",
-        "from the spawn (clone with CLONE_VFORK, then execve) until it is reaped, all on one CPU, \
-         right after another one of its kind, with the argument that makes it say its version and \
-         end; assembly: exit just ends",
+        "time from the spawn (clone with CLONE_VFORK, then execve) until the process is reaped, \
+         all on one CPU, right after another start of the same program. The argument makes the \
+         program print its version and exit; the program `assembly: exit` only exits",
     ),
     (
         "asleep_us",
-        "from the spawn, as PID 1 of a new PID namespace, until it, and the process that it \
-         starts, are seen asleep in /proc/PID/stat, which is read in a loop; right after another \
-         one of its kind",
+        "time from the spawn, as PID 1 of a new PID namespace, until the process, and its child \
+         if it starts one, is seen asleep in /proc/PID/stat, which is polled; right after \
+         another start of the same program",
     ),
     (
         "term_to_reaped_us",
-        "from SIGTERM to such a PID 1 until it is reaped; a PID 1 without a handler never gets it",
+        "time from SIGTERM to such a PID 1 until it is reaped. A PID 1 without a handler never \
+         receives SIGTERM",
     ),
     (
         "system_calls",
-        "counted by ptrace from execve to sleep, with the one that it sleeps in; those of the \
-         process that it starts do not count",
+        "system calls from execve to sleep, counted with ptrace, including the call that \
+         sleeps. Those of a child do not count",
     ),
     (
         "page_faults",
-        "minflt and majflt in /proc/PID/stat from execve to sleep, with those of execve itself",
+        "minflt and majflt in /proc/PID/stat from execve to sleep, including those of execve \
+         itself",
     ),
     (
         "sandbox",
-        "from the spawn, as PID 1 of new PID, network, IPC, UTS and mount namespaces, until it is \
-         seen asleep as above: executed from its file (file_us), or by the library from a memfd that \
-         all of them share (memfd_us), in turn, each right after another one of its kind; library: on \
-         one CPU, from the library's spawn() to its return, when pause holds (spawn_us), and a bare \
-         clone3 of this process and execve of the assembly program, until that is executed (bare_us)",
+        "times to start pause as PID 1 of new PID, network, IPC, UTS and mount namespaces. \
+         file_us and memfd_us: from the spawn until pause is seen asleep as above, executed \
+         from its file or, by the library, from a memfd that all instances share; the two \
+         alternate. library: on one CPU, from the call of the library's spawn() until it \
+         returns, when pause sleeps (spawn_us), and a bare clone3 of this process and execve of \
+         the assembly program until that is executed (bare_us)",
     ),
-    ("orphans", "processes in its PID namespace whose parent ends before them, 50 at a time"),
+    (
+        "orphans",
+        "processes in the PID namespace whose parents exit without waiting for them, 50 at a time",
+    ),
     (
         "context_switches_per_1000",
         "voluntary_ctxt_switches and nonvoluntary_ctxt_switches of PID 1, per 1,000 orphans",
     ),
     (
         "wakeups_per_1000",
-        "how often PID 1 was put on a CPU (third number of /proc/PID/schedstat), per 1,000 \
-         orphans",
+        "how often PID 1 was put on a CPU (third number of /proc/PID/schedstat), per 1,000 orphans",
     ),
     (
         "cpu_ms_per_1000",
@@ -293,44 +308,49 @@ const DEFINITIONS: &[(&str, &str)] = &[
     ),
     (
         "zombies_peak",
-        "the most children of PID 1 in state Z at once, looked at all through the storm, and each \
-         of them twice",
+        "the largest number of children of PID 1 in state Z at one time, sampled throughout the \
+         storm of orphans. A child counts only if two looks find it in state Z",
     ),
-    ("zombies_left", "those that are left 100 ms after the storm"),
+    ("zombies_left", "zombies that are left 100 ms after the storm"),
     ("stopped", "PID 1 is stopped by SIGSTOP"),
-    ("traced", "each orphan makes PID 1 its tracer by PTRACE_TRACEME, and exits"),
+    ("traced", "each orphan makes PID 1 its tracer with PTRACE_TRACEME, and exits"),
     (
         "lowest_cpu_share",
-        "PID 1 is alone in a cgroup with cpu.shares 2 or cpu.weight 1, as a sandbox is, on a CPU \
-         with a process that always runs",
+        "PID 1 is alone in a cgroup with cpu.shares 2 or cpu.weight 1, as a sandbox is, on a \
+         CPU with a process that always runs",
     ),
     (
         "idle_wakeups",
-        "context switches of all the program's processes, with nothing to do, in this time",
+        "context switches of all processes of the program in this time, while they have nothing \
+         to do",
     ),
     (
         "charged_per_instance_bytes",
-        "the charge of a cgroup in which this many instances have been forked, with all that the \
-         first of them bring in, divided by them",
+        "the charge to a cgroup in which this many instances have been forked, including what \
+         the first of them load, divided by the number of instances",
     ),
-    ("start_all_ms", "from the first spawn until all are asleep, one spawn after the other"),
-    ("end_all_ms", "from the first SIGKILL until all are reaped"),
+    (
+        "start_all_ms",
+        "time from the first spawn until all instances are asleep. They are spawned one after \
+         the other",
+    ),
+    ("end_all_ms", "time from the first SIGKILL until all instances are reaped"),
     ("spread", "in brackets: from the lower to the upper quartile"),
-    ("load", "runnable processes of the whole machine, average of the minute before the run"),
+    ("load", "load average of the whole machine over the minute before the run"),
 ];
 
-/// Something that pause shall be, and whether it is.
+/// A goal for pause: the upper limit of a figure, and the figure itself.
 #[derive(Serialize, Deserialize)]
 pub struct Goal {
     pub what: String,
     pub limit: f64,
-    /// Absent if it could not be measured.
+    /// Absent if the figure could not be measured.
     pub measured: Option<f64>,
 }
 
 impl Goal {
     pub fn is_met(&self) -> Option<bool> {
-        // What prints as the limit is not above it.
+        // Rounded to two decimals, as ratios are printed: a ratio that is printed like its limit meets it.
         self.measured.map(|measured| (measured * 100.0).round() <= self.limit * 100.0)
     }
 }
@@ -369,7 +389,7 @@ pub fn goals(programs: &[Figures]) -> Vec<Goal> {
         let zombies = orphans.map(|orphans| orphans.zombies_peak as f64);
         goal(what("zombies in a storm of orphans"), 0.0, zombies);
     }
-    // Records from before these goals do not have the figures.
+    // Older records do not have the figures for these two goals.
     if let Some(traced) = pause.orphans.iter().find(|storm| storm.condition == Condition::Traced) {
         goal("zombies left of traced orphans".into(), 0.0, Some(traced.zombies_left as f64));
     }

@@ -1,4 +1,4 @@
-//! A run as text: all figures for a terminal, and one table for the README.
+//! Prints a run as text: all figures for a terminal, and one table for the README.
 
 use super::record::{Condition, Figures, Goal, Kind, LibrarySandbox, Orphans, Record, Spread};
 use crate::number::number;
@@ -62,7 +62,7 @@ fn spread(spread: Spread, scale: f64, decimals: usize) -> String {
 }
 
 impl Figures {
-    /// Its name, with the number of its version.
+    /// The program's name, with its version number if that is known.
     fn name_and_version(&self) -> String {
         let is_number = |word: &&str| word.trim_start_matches('v').starts_with(char::is_numeric);
         let version = self.version.as_ref().and_then(|text| text.split(' ').find(is_number));
@@ -308,7 +308,7 @@ fn goal(goal: &Goal) -> String {
         Some(false) => "MISSED",
         None => "not measured",
     };
-    // A ratio has decimals, and a count has none.
+    // Ratios are printed with decimals, and counts without. The limit of a count is 0.
     let decimals = if goal.limit > 0.0 { 2 } else { 0 };
     let measured = or_dash(goal.measured.map(|measured| format!("{measured:.decimals$}")));
     format!("{verdict:<12}  {measured:>5} (at most {:.decimals$})  {}\n", goal.limit, goal.what)
