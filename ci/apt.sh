@@ -9,8 +9,8 @@
 # system's sources and checks signatures with Debian's keys.
 #
 # apt does not check the expiry dates of Release files here. Those dates protect a system from a mirror that holds
-# back security updates. These packages only run in emulators or with our own containers, and an outdated mirror
-# still gives a package with a valid signature. With the check, the tests would fail when a mirror is a week behind.
+# back security updates. The packages fetched here serve only the tests, and an outdated mirror still gives packages
+# with valid signatures. With the check, the tests would fail when a mirror is a week behind.
 # An expired Release file is reported on stderr.
 
 private_apt() {

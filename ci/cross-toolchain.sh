@@ -5,7 +5,7 @@
 #
 #     RUSTC=DIR/rustc RUSTFLAGS=-Clinker=rust-lld cargo build --target TARGET
 #
-# (and on *-musl, RUSTFLAGS="-Clinker=rust-lld -Clink-self-contained=no"). No C toolchain is needed.
+# For a *-musl target, use RUSTFLAGS="-Clinker=rust-lld -Clink-self-contained=no". No C toolchain is needed.
 #
 # If rustup can fetch the targets, this adds them to the current toolchain. Otherwise it unpacks Debian's rustc-web
 # to DIR and builds libcore for each target from that compiler's source. It installs no package. It keeps what is in

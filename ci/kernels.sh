@@ -6,7 +6,7 @@
 #
 # creates DIR/ID/vmlinuz for each kernel, DIR/ARCH.busybox for each architecture, DIR/uml and DIR/qemu. ID is a kernel
 # in tests/kernels/machines.toml. Without an ID, this fetches the kernels that the tests boot by default; with
-# --weekly, all of them. It keeps what is in DIR, and needs no network if nothing is missing.
+# --weekly, every kernel in that file. It keeps what is in DIR, and needs no network if nothing is missing.
 #
 # It installs nothing, so any user can run it: see apt.sh. DIR/qemu has the emulators with the libraries of their own
 # release, so they run on any Debian release, and an installed qemu stays as it is:
@@ -103,8 +103,8 @@ END
 # Writes the kernel in a file to stdout. For some architectures, the kernel is compressed inside an EFI program (a
 # zboot image). The third word of that program's header is the offset of the compressed kernel, the fourth its size.
 #
-# Here and elsewhere, every command in a pipe reads its input to the end. Otherwise SIGPIPE would end the command
-# before it, sometimes, and with `pipefail` the script would end without a message.
+# Every command that reads from a pipe here reads to the end, as do the awk commands below. Otherwise, SIGPIPE would
+# sometimes kill the command that writes to the pipe, and with `pipefail` the script would end without a message.
 unpack_kernel() {
     local header
     read -r -a header < <(od -A n -t u4 -N 16 "$1")

@@ -50,8 +50,8 @@ tar -xzf kubernetes_*.orig.tar.gz -C "$tree" --strip-components 1
 rm kubernetes_*.orig.tar.gz
 cd "$tree"
 
-# Generates the one file that the source lacks, as its Makefile.generated_files would: from every package that has the
-# tag in at least one file. If such a package is left out, the API server exits immediately.
+# Generates the one file that the source lacks, as its Makefile.generated_files would: from every package in which at
+# least one file has the tag `+k8s:openapi-gen`. If such a package is left out, the API server exits immediately.
 go build -o "$work/openapi-gen" ./vendor/k8s.io/kube-openapi/cmd/openapi-gen
 packages=$(
     grep -rl --include='*.go' '^// *+k8s:openapi-gen=' pkg cmd staging/src/k8s.io |

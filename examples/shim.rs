@@ -1,6 +1,6 @@
-//! A shim in one file. It does and checks each step that a shim takes around the `sandbox-init` of a pod with
-//! a shared PID namespace. `docs/sandbox-init.md` explains the steps, and the numbers here are those of its
-//! table.
+//! A shim in one file. It does and checks each step that a shim takes around PID 1 of a pod with a shared PID
+//! namespace, which is pause. `docs/sandbox-init.md` explains the steps, and the numbers here are those of
+//! its table.
 //!
 //! ```text
 //! cargo run --example shim
@@ -160,8 +160,8 @@ fn set_filter() -> io::Result<()> {
 
 /// The second half of the shim's life, in the new version.
 fn end(state: &Path) -> Result<()> {
-    // 11. The process id could by now belong to another process. The id still belongs to pause if the start
-    // time is unchanged, provided that the pidfd is opened before the start time is read.
+    // 11. The process id could by now belong to another process. So this opens a pidfd first, and then compares
+    // the start time. If the start time is unchanged, the pidfd refers to pause.
     let text = fs::read_to_string(state)?;
     let (pid, rest) = text.split_once(' ').ok_or("no state")?;
     let (start_time, cgroup) = rest.split_once(' ').ok_or("no state")?;
@@ -181,7 +181,7 @@ fn end(state: &Path) -> Result<()> {
     check("the container was killed", container.wait()?.signal() == Some(Signal::KILL.as_raw()))?;
     check("pause ends with status 0", sandbox.wait()?.code() == Some(0))?;
 
-    // 13. The shim removes the cgroup, and then the state. There are no pins.
+    // 13. The shim removes the cgroup, and then the state. It has no pinned namespace to remove (`Sandbox::pin`).
     if !cgroup.is_empty() {
         fs::remove_dir(cgroup)?;
     }

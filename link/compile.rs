@@ -57,8 +57,8 @@ pub fn budget_bytes(target: &str) -> usize {
 ///
 /// # Errors
 ///
-/// The compiler cannot be started, has no core library for the target, or rejects the program. The message has
-/// the command that installs the library, or the compiler's own output.
+/// The compiler cannot be started, has no core library for the target, or rejects the program. The message has,
+/// respectively, the system's error, the command that installs the library, or the compiler's own output.
 pub fn compile(rustc: &OsStr, root: &Path, target: &str, pause: &Path) -> Result<(), String> {
     compile_source(rustc, root, "src/main.rs", budget_bytes(target), target, pause)
 }

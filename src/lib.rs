@@ -38,7 +38,8 @@
 //! | no way to execute a file | [`run`] in the child | all memory of the child |
 //!
 //! The last thing that pause does before it sleeps is to close inherited descriptors other than 0, 1 and 2.
-//! So if pause inherits the only copy of a pipe's write end, the runtime reads EOF once pause is ready.
+//! So if pause inherits the only copy of a pipe's write end, the runtime reads EOF once pause is ready. This
+//! needs Linux 5.9, and a seccomp filter must allow close_range(2).
 //!
 //! Without default features, the crate is `no_std`, has no dependencies, and provides [`ELF`], [`elf`] and
 //! [`run`].

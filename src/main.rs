@@ -24,7 +24,7 @@ use start::{Request, StartStack};
 arch::entry_point!(crate::answer, crate::main, crate::pause::CONSTANTS);
 
 /// If an argument asks for the version or the usage, prints it and exits. The first such argument counts.
-/// Otherwise returns 1 if `-P` is an argument, and 0 if not. argv[0] is treated like the other arguments.
+/// Otherwise returns 1 if `-P` is an argument, and 0 if not. `argv[0]` is treated like the others.
 ///
 /// This function runs on the start stack, which the kernel has prepared. It does not write to the private
 /// page, which holds pause's data and stack later, so the kernel need not allocate that page for an answer.
@@ -66,8 +66,9 @@ extern "C" fn main(silent: usize, stack: StartStack, constants: &Constants, page
     unsafe { hold(constants, page) }
 }
 
-/// Copies the program's name to the private page, and records the address of the copy in the memory map.
-/// The kernel reads the name from there for /proc/PID/cmdline, which works only for anonymous memory.
+/// Copies the program's name to the private page, and records the address of the copy in `page.map`, for
+/// [`give_back_memory`]. For /proc/PID/cmdline, the kernel reads the name from that address, but only if the
+/// memory there is anonymous, as the private page is.
 #[inline(always)]
 fn copy_name(stack: StartStack, constants: &Constants, page: &mut Page) {
     page.map.place((&raw const *constants).addr(), (&raw const *page).addr());

@@ -250,9 +250,9 @@ impl SandboxBuilder<'_> {
         self
     }
 
-    /// Where pause writes its messages, of 18 bytes each. It writes one when SIGTERM or SIGINT ends it, one
-    /// when it cannot hold the namespaces, and, if it was executed but is not PID 1, a warning at the start.
-    /// The default is /dev/null.
+    /// Where pause writes its messages, of 18 bytes each. It writes one when SIGTERM or SIGINT ends it, and one
+    /// when it cannot hold the namespaces. If it is not PID 1, it also writes a warning at the start, except
+    /// with [`Program::without_exec`]. The default is /dev/null.
     pub fn stderr(mut self, file: impl Into<OwnedFd>) -> Self {
         self.stderr = Some(file.into());
         self
@@ -267,6 +267,8 @@ impl SandboxBuilder<'_> {
 
     /// Starts pause. Returns when pause is ready: it holds the namespaces, reaps orphans and takes signals,
     /// and it has closed the descriptors above 2 that it inherited.
+    ///
+    /// This needs Linux 5.9 and close_range(2), with which pause closes the pipe that `spawn` waits for.
     ///
     /// Several threads can call `spawn` at once. `spawn` has no timeout: if the cgroup is frozen, it waits
     /// for the thaw.
@@ -613,8 +615,8 @@ impl Sandbox {
         let pidfd = self.child.pidfd.try_clone()?;
         let flags = self.namespaces;
         // SAFETY: `pre_exec` requires that the function is async-signal-safe. It only makes system calls. It
-        // returns in the container, which then executes the command, as the child that std forks normally
-        // would.
+        // returns in the container, which then executes the command. Without it, the child that std forks
+        // would do that.
         unsafe { command.pre_exec(move || child::enter(&theirs, &pidfd, flags)) };
         // The child that std forked ends as soon as it has cloned the container.
         let spawned = command.spawn().and_then(|mut helper| {

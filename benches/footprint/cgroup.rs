@@ -155,7 +155,7 @@ impl Group {
             }
             Version::V2 => {
                 let (stack, slab) = (figure("kernel_stack"), figure("slab"));
-                // Before Linux 5.18, memory.stat has no `kernel`, the sum of these parts.
+                // Before Linux 5.18, memory.stat has no `kernel`. These parts are most of it.
                 let parts = [stack, slab, figure("pagetables"), figure("percpu")];
                 let kernel = figure("kernel").unwrap_or(parts.into_iter().flatten().sum());
                 Ok(Charge {

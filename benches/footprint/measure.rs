@@ -26,7 +26,8 @@ const BATCHES: usize = 3;
 const PER_BATCH: usize = 100;
 /// The number of instances whose memory is read, to take the median.
 const SAMPLE: usize = 25;
-/// How often each time is measured: to answer, to fall asleep and to end, and to start a sandbox.
+/// How many times each duration is measured: STARTS for an answer, HOLDS for falling asleep and for ending,
+/// SANDBOXES for the start of a sandbox.
 const STARTS: usize = 1_000;
 const HOLDS: usize = 100;
 const SANDBOXES: usize = 200;
@@ -98,7 +99,7 @@ pub fn check(program: &mut Program) -> Result<Option<String>> {
             let question = argv.last().map(|text| text.to_string_lossy().into_owned());
             program.answer = None;
             return Ok(Some(format!(
-                "{} does not end when it is started with {}: no time for that",
+                "{} does not end when it is started with {}: the time to answer is not measured",
                 program.name,
                 question.unwrap_or_default()
             )));
@@ -544,7 +545,7 @@ impl Counters {
     }
 }
 
-/// Counts the wake-ups of the idle programs, of all at the same time.
+/// Counts the wake-ups of the idle programs. All of them run at the same time.
 pub fn idle(subjects: &mut [Subject], duration: Duration) -> Result<()> {
     let mut processes = Vec::new();
     for subject in holders(subjects) {

@@ -59,7 +59,7 @@ macro_rules! define_syscall {
             let $result: core::mem::MaybeUninit<usize>;
             // SAFETY: the registers are those of the ABI in the module's doc, and every register that
             // the kernel changes is an output. The caller guarantees the preconditions of the call.
-            // It may read and write memory: neither `nomem` nor `readonly` is given. `nostack` holds,
+            // The call may read and write memory: neither `nomem` nor `readonly` is given. `nostack` holds,
             // since the kernel writes to the user's stack only for a signal handler, and there is none.
             unsafe { core::arch::asm!($($assembly)*) }
             // SAFETY: the kernel has written the result to this register.
@@ -98,7 +98,7 @@ pub unsafe fn succeeds<const N: usize>(number: usize, arguments: [usize; N]) -> 
     unsafe { syscall(number, arguments) == 0 }
 }
 
-/// The argument with this index, or an uninitialised value if there are not so many arguments. For an
+/// The argument with this index, or an uninitialised value if there are fewer arguments. For an
 /// uninitialised value, the compiler leaves the register as it is, which costs no instruction.
 #[inline(always)]
 fn nth<const N: usize>(arguments: [usize; N], index: usize) -> core::mem::MaybeUninit<usize> {

@@ -68,7 +68,7 @@ macro_rules! enter {
     ($number:expr, $arguments:expr $(, $instruction:literal)*) => {{
         let result: core::mem::MaybeUninit<usize>;
         // SAFETY: the registers are those of the ABI in the module's doc, and every register that the kernel
-        // changes is an output. The caller guarantees the preconditions of the call. It may read and write
+        // changes is an output. The caller guarantees the preconditions of the call. The call may read and write
         // memory: neither `nomem` nor `readonly` is given. `nostack` holds, since the kernel writes to the
         // user's stack only for a signal handler, and there is none.
         unsafe {

@@ -73,7 +73,7 @@ pub unsafe fn syscall<const N: usize>(number: usize, arguments: [usize; N]) -> i
     let result: isize;
     match N {
         // SAFETY: the registers are those of the ABI in the module's doc, and every register that the
-        // kernel changes is an output. The caller guarantees the preconditions of the call. It may read and
+        // kernel changes is an output. The caller guarantees the preconditions of the call. The call may read and
         // write memory: neither `nomem` nor `readonly` is given. `nostack` holds, since the kernel writes to
         // the user's stack only for a signal handler, and there is none.
         0..=3 => unsafe {

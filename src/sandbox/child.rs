@@ -75,11 +75,12 @@ pub(super) enum Step {
     HostName,
     User,
     ParentDeath,
+    Ready,
     Execute,
 }
 
 impl Step {
-    const PLAIN: [Self; 9] = [
+    const PLAIN: [Self; 10] = [
         Self::Start,
         Self::Clone,
         Self::Stdio,
@@ -88,6 +89,7 @@ impl Step {
         Self::HostName,
         Self::User,
         Self::ParentDeath,
+        Self::Ready,
         Self::Execute,
     ];
 
@@ -129,7 +131,8 @@ impl<T> At<T> for io::Result<T> {
     }
 }
 
-/// The helper: joins existing namespaces and clones pause into them, as a child of the caller's parent.
+/// The helper: joins existing namespaces and clones pause into them. pause becomes a child of the helper's
+/// parent, which is the process that called `spawn`.
 ///
 /// A helper is needed in these cases:
 ///
@@ -259,6 +262,13 @@ fn prepare(plan: &Plan<'_>, pipe: &OwnedFd) -> Result<()> {
             exit(1)
         }
     }
+    // Closes nothing, because there is no such descriptor. But where this call fails, pause could not close the
+    // pipe, and the parent would wait for EOF until pause ends.
+    // SAFETY: the call takes numbers and closes no descriptor that exists.
+    match unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0) } {
+        0 => {}
+        _ => return Err(io::Error::last_os_error()).at(Step::Ready),
+    }
     // The pipe stays open across the exec, and pause closes it.
     fcntl_setfd(pipe, FdFlags::empty()).at(Step::Start)
 }
@@ -322,7 +332,7 @@ pub(super) fn enter(channel: &OwnedFd, sandbox: &OwnedFd, flags: u32) -> io::Res
         Ok(Cloned::Child) => Ok(()),
         Ok(Cloned::Parent(pid, pidfd)) => {
             if send(channel.as_fd(), Some(pid), &pidfd).is_err() {
-                // Without its pidfd, the parent could not find the container.
+                // Without the container's pidfd, the parent could not find the container.
                 let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
             }
             let _ = pidfd.into_raw_fd();

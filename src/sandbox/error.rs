@@ -123,9 +123,11 @@ impl Request<'_> {
                 }
             }
             Step::User => Error::new("change the user and group of pause", error).advise(
-                "this needs CAP_SETUID and CAP_SETGID, and a user namespace has to map both ids",
+                "this needs CAP_SETUID and CAP_SETGID, and the user namespace of pause has to map both ids",
             ),
             Step::ParentDeath => Error::new("make pause end with its parent", error),
+            Step::Ready => Error::new("make pause signal that it is ready", error)
+                .advise("close_range needs Linux 5.9, and a seccomp filter must allow it"),
             Step::Execute => {
                 let error = Error::new("execute pause", error);
                 match errno {

@@ -71,10 +71,10 @@ impl Child {
     /// Whether the kernel has begun to end the process.
     ///
     /// The kernel first releases the memory of a process, then closes its descriptors, and only then makes
-    /// its pidfd readable (`do_exit` in Linux `kernel/exit.c`). So when the pipe is at EOF, it is possible
-    /// that the process is ending but the pidfd does not show it yet. process_mrelease(2), since Linux 5.15,
-    /// shows it, and takes less time than reading /proc. The call fails with EINVAL, and does nothing, if the
-    /// process has memory and is not about to end.
+    /// its pidfd readable (`do_exit` in Linux `kernel/exit.c`). So when the pipe through which `spawn` waits for
+    /// pause is at EOF, it is possible that the process is ending but the pidfd does not show it yet.
+    /// process_mrelease(2), since Linux 5.15, shows it, and takes less time than reading /proc. The call fails
+    /// with EINVAL, and does nothing, if the process has memory and is not about to end.
     pub(super) fn is_ending(&self) -> bool {
         /// The number is the same on all our architectures. The libc crate does not define it for some of
         /// them.

@@ -49,17 +49,18 @@ switches() { echo $(sed -n 's/^.*voluntary_ctxt_switches:[[:space:]]*//p' "/proc
 
 children() { echo $(cat "/proc/$1/task/$1/children"); }
 
-# Sets $pause to the child of $runtime. Fails if there is none.
+# Sets $pause to the PID of the child of $runtime. Fails if there is no child.
 has_pause() { pause=$(children $runtime) && [ -n "$pause" ]; }
 
-# Whether $pause sleeps and waits for its signals. It ignores SIGCHLD (17) only after it has blocked its signals. While
-# it waits for them, the kernel shows them as not blocked.
+# Whether $pause sleeps and waits for its signals. pause ignores SIGCHLD (17) only after it has blocked its signals.
+# While pause waits for these signals, the kernel shows them as not blocked.
 holds() {
     is_in_state S && [ $((0x$(status SigIgn) >> 16 & 1)) -eq 1 ] && [ $((0x$(status SigBlk))) -eq 0 ]
 }
 
 # start COMMAND...: starts the command as PID 1 of new namespaces, with a leaked descriptor. Its messages go to
-# /messages. Sets $pause to the command, and $runtime to its parent, which waits for it and returns its status.
+# /messages. Sets $pause to the PID of the command. Sets $runtime to the PID of its parent, which waits for the command
+# and exits with its status.
 start() {
     unshare -m -u -i -n -p -f "$@" 9</dev/null 2>/messages &
     runtime=$!

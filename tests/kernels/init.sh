@@ -13,7 +13,7 @@
 # for at most a minute.
 #
 # /load (load.rs) makes the orphans. Its arguments are words without a dash, because some versions of busybox's nsenter
-# parse the options of the program that they start as their own. The scripts check how many were made.
+# mistake the options of the program that they start for their own. The scripts check how many orphans were made.
 
 export PATH=/bin
 /bin/busybox mkdir -p /dev /proc /cgroup /tracing
@@ -25,7 +25,7 @@ mount -t cgroup2 cgroup2 /cgroup
 . /functions.sh
 
 # Prints the address of the program's path, which was in the last page of the start stack of $pause. The address is
-# AT_EXECFN (31) in the auxiliary vector, whose words are as wide as the program's.
+# AT_EXECFN (31) in the auxiliary vector. Words of this vector are as wide as words of the program.
 path_address() {
     od -A n -v -t x$word -w$((2 * word)) "/proc/$pause/auxv" | while read -r key value; do
         [ $((0x$key)) -ne 31 ] || echo "$value"
@@ -33,7 +33,7 @@ path_address() {
 }
 
 # check_memory LABEL: checks that $pause has two mappings of a page each, and otherwise only mappings above the start
-# stack. main.rs checks which these are, and how much memory all mappings take.
+# stack. main.rs checks which mappings are above it, and how much memory all mappings take.
 check_memory() {
     page_kb=$(sed -n 's/^KernelPageSize: *\([0-9]*\) kB/\1/p' "/proc/$pause/smaps" | head -n 1)
     # Drops the last three hexadecimal digits of addresses: as shell numbers, the highest addresses would be negative.
@@ -47,7 +47,8 @@ check_memory() {
         case $line in
             1) check "$1: the first mapping is the text" "$what" "r-xp $page_kb /pause" ;;
             2)
-                # Kernel versions name it differently, because the addresses of the stack and of the heap are in it.
+                # The name of this page depends on the kernel's version, because the recorded addresses of the stack
+                # and of the heap are both in this page.
                 what=${what%'[heap]'} what=${what%'[stack]'}
                 check "$1: the second is the private page" "$what" "rw-p $page_kb "
                 ;;
@@ -62,7 +63,7 @@ check_memory() {
     for field in VmRSS RssAnon RssFile VmPTE; do
         echo "value $field $(status $field)"
     done
-    # The numbers in `status` may lag behind. The kernel counts these from the page tables.
+    # The numbers in `status` may lag behind. For `smaps_rollup`, the kernel counts the pages in the page tables.
     for field in Rss Anonymous; do
         echo "value $field $(sed -n "s/^$field: *\([0-9]*\) kB/\1/p" "/proc/$pause/smaps_rollup")"
     done
@@ -104,7 +105,7 @@ remove_probes() {
 # Prints the address of the mapping [uprobes] in $pause, if it has one.
 probes_mapping() { awk '$6 == "[uprobes]" { sub(/-.*/, "", $1); print $1 }' "/proc/$pause/maps"; }
 
-# The control: whether a program that keeps [uprobes] survives a probe. This program unmaps an unused page instead.
+# The control: whether a program that keeps [uprobes] survives a probe. Instead of [uprobes], it unmaps an unused page.
 survives_probe() {
     start /load unmap 10000000
     check "a program with a probe waits" "$(yes_if wait_until is_in_state S)" yes
@@ -120,7 +121,7 @@ survives_probe() {
     [ $survived -eq 0 ]
 }
 
-# Checks that pause survives probes, one set before it gives its memory back, and one after that.
+# Checks that pause survives two probes: one is set before pause gives its memory back, and the other after that.
 check_probes() {
     survives_probe || {
         echo "value probes broken"

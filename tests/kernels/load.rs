@@ -8,10 +8,13 @@
 //! | `dead N` | makes N orphans that are zombies before PID 1 becomes their parent |
 //! | `living N` | makes N orphans that exit after PID 1 has become their parent |
 //! | `traced N` | the same, but each orphan calls `PTRACE_TRACEME` before it exits |
-//! | `without time32 PROGRAM…` | denies calls with 32-bit times, and executes the program (32-bit only) |
+//! | `without time32 PROGRAM…` | denies waiting calls with 32-bit times, and executes the program |
 //! | `without time64 PROGRAM…` | the same with 64-bit times, which kernels before 5.1 lack |
-//! | `without both PROGRAM…` | denies both, so pause cannot wait |
+//! | `without both PROGRAM…` | denies both kinds of calls, so pause cannot wait |
 //! | `unmap ADDRESS` | unmaps the page at this hexadecimal address, and waits for SIGTERM, as pause does |
+//!
+//! `without` exists only on 32-bit architectures. The waiting calls that it denies are `rt_sigtimedwait` and
+//! `ppoll`.
 //!
 //! Each orphan writes one byte to stdout before it exits, so the number of bytes is the number of orphans
 //! that were made. If stdout is a pipe, EOF means that all orphans have closed it.
@@ -111,7 +114,7 @@ impl Text {
     fn bytes(self) -> impl Iterator<Item = u8> {
         let mut next = self.0;
         core::iter::from_fn(move || {
-            // SAFETY: no byte before this one was zero, so it is part of the string.
+            // SAFETY: no byte before this one was zero, so this byte is part of the string.
             let byte = unsafe { *next };
             if byte == 0 {
                 return None;
@@ -344,13 +347,13 @@ mod filter {
         let address = (&raw const filter).expose_provenance();
         // SAFETY: the call takes numbers.
         check(unsafe { syscall(nr::PRCTL, [PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0]) });
-        // SAFETY: the kernel reads one `struct sock_fprog`, and `length` instructions, which is how many
-        // there are.
+        // SAFETY: the kernel reads one `struct sock_fprog` and `length` instructions. The array has this
+        // length.
         check(unsafe { syscall(nr::PRCTL, [PR_SET_SECCOMP, SECCOMP_MODE_FILTER, address, 0, 0]) });
         let arguments = program.as_ptr();
         let environment = environment.expose_provenance();
-        // SAFETY: the kernel reads both arrays and their strings. A null follows the environment. It also
-        // follows the arguments, because they are the last ones of the start stack.
+        // SAFETY: the kernel reads both arrays and their strings. A null follows the environment. A null also
+        // follows the arguments, because they are the last arguments on the start stack.
         unsafe {
             syscall(
                 EXECVE,

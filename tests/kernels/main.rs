@@ -1,17 +1,20 @@
-//! Boots pause on real kernels: each machine of `machines.toml` is a test, under qemu's emulation of the
+//! Boots pause on real kernels. Each machine of `machines.toml` is a test, for which qemu emulates the
 //! processor.
 //!
-//! `init.sh` is the first process there. It checks pause and reports to the console, which this program
-//! reads. Machines that are `bare` in the table are booted again, with pause itself as the first process: up
-//! to three times with `-v`, and once without arguments. `uml.sh` is the first process of user-mode Linux, a
-//! kernel without CONFIG_CHECKPOINT_RESTORE.
+//! `init.sh` is the first process of such a machine. It checks pause and reports to the console, which this
+//! program reads. Machines that are `bare` in the table are booted again, with pause itself as the first
+//! process: up to three times with `-v`, and once without arguments. `uml.sh` is the first process of
+//! user-mode Linux, a kernel without CONFIG_CHECKPOINT_RESTORE.
 //!
 //! - `PODPAUSE_KERNELS` is the directory that `ci/kernels.sh` fills.
-//! - `PODPAUSE_PROGRAMS` is a directory with the programs, as `podpause-image` writes them: `pause-linux-arm64` and
-//!   so on. For this machine's architecture, the tests use the program that cargo built.
-//! - `PODPAUSE_RUSTC` is a compiler for all platforms. Without it, only machines of this architecture are tested.
+//! - `PODPAUSE_PROGRAMS` is a directory with the programs, as `podpause-image` writes them:
+//!   `pause-linux-arm64` and so on. For the architecture of the host, the tests use the program that cargo
+//!   built.
+//! - `PODPAUSE_RUSTC` is a compiler for all platforms. Without it, only machines of the host's architecture
+//!   are tested.
 //!
-//! A test that lacks one of these is skipped.
+//! A machine's test is skipped if one of these that it needs is not set. Machines of the host's architecture
+//! need only `PODPAUSE_KERNELS`.
 //!
 //!     ci/kernels.sh KERNELS
 //!     PODPAUSE_KERNELS=KERNELS PODPAUSE_PROGRAMS=PROGRAMS PODPAUSE_RUSTC=RUSTC cargo test --test kernels
@@ -37,7 +40,7 @@ use vm::Vm;
 /// What Linux prints when init ends with exit status 0.
 const INIT_ENDED: &str = "Attempted to kill init! exitcode=0x00000000";
 
-/// How often a machine is booted at most to see the answer to `-v`.
+/// How often a machine is booted, at most, until its console shows the answer to `-v`.
 const BOOTS_FOR_ANSWER: usize = 3;
 
 fn main() -> std::process::ExitCode {
@@ -207,9 +210,9 @@ fn check_namespaces(machine: &Machine, mut vm: Vm) -> String {
     format!("{passed} checks, {}", values.join(", "))
 }
 
-/// The kernel starts `/pause -v`, which answers and ends with status 0. Returns how long that took, or `None`
-/// if the answer is not on the console: the kernel panics when init ends, maybe before the console has sent
-/// the last line.
+/// The kernel starts `/pause -v`, which answers and ends with status 0. Returns how long that took. Returns
+/// `None` if the answer is not on the console: the kernel panics when init ends, maybe before the console has
+/// sent the last line.
 fn answer(mut vm: Vm) -> Option<Duration> {
     vm.until("the start of pause", |line| line.contains("Run /pause as init process"));
     let start = Instant::now();

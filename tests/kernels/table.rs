@@ -96,7 +96,7 @@ impl Table {
     /// # Panics
     ///
     /// If the table is wrong: a field is missing or unknown, two machines have the same id, a machine's
-    /// kernel or its architecture is missing, or no machine has a kernel that is listed.
+    /// kernel or its architecture is missing, or a listed kernel is used by no machine.
     pub fn read() -> Self {
         let table: Self =
             toml::from_str(TEXT).unwrap_or_else(|error| panic!("machines.toml: {error}"));

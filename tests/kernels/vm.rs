@@ -1,5 +1,5 @@
-//! Boots a virtual machine and reads its console. Dropping a [`Vm`] ends the machine. Waits for the console
-//! have a deadline.
+//! Boots a virtual machine and reads its console. Dropping a [`Vm`] ends the machine. Every wait for the
+//! console has a deadline.
 
 use std::fmt;
 use std::fs;
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(900);
 
 /// Writes an archive that Linux unpacks as its first root file system. Each of `files` is an executable: its
-/// path in the archive, and the file of this machine to copy. The archive is not compressed, because
-/// compressing it takes longer than it saves.
+/// path in the archive, and the file of the host to copy. The archive is not compressed, because compressing
+/// it takes longer than it saves.
 pub fn write_initramfs(path: &Path, files: &[(&str, &Path)]) {
     const FOLDER: u32 = libc::S_IFDIR | 0o755;
     const PROGRAM: u32 = libc::S_IFREG | 0o755;
@@ -23,7 +23,8 @@ pub fn write_initramfs(path: &Path, files: &[(&str, &Path)]) {
     let mut archive = fs::File::create(path).unwrap();
     let mut inode = 0;
     let mut add = |name: &str, mode: u32, content: &[u8]| {
-        // Linux would take two entries with the same inode number for one file.
+        // Each entry has its own inode number, as in an archive of real files. Linux compares the numbers
+        // only of entries with two or more links.
         inode += 1;
         let mut entry = cpio::NewcBuilder::new(name).ino(inode).nlink(1).mode(mode);
         if mode == DEVICE {
@@ -51,8 +52,8 @@ pub fn write_initramfs(path: &Path, files: &[(&str, &Path)]) {
 pub struct Vm {
     child: Child,
     console: Receiver<String>,
-    /// The lines that were read from the console, among them the emulator's messages. Each starts with its
-    /// time, in seconds.
+    /// The lines that were read from the console, among them the emulator's messages. Each line starts with
+    /// its time, in seconds since the start of the machine.
     log: Vec<String>,
     start: Instant,
 }

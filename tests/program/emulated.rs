@@ -7,7 +7,8 @@
 //! - how much memory pause has and which name it shows: `PR_SET_MM` fails, and the kernel sees the emulator's
 //!   process;
 //! - `PR_SET_CHILD_SUBREAPER`, which fails, too;
-//! - pause as PID 1, because the emulator installs signal handlers;
+//! - pause as PID 1: the emulator installs signal handlers, so the kernel does not discard signals to it as
+//!   it does for pause alone;
 //! - seccomp, because a filter sees this machine's system call numbers.
 //!
 //! `tests/kernels` tests these on real kernels.

@@ -94,7 +94,7 @@ fn heeds_the_sysctl_that_forbids_memfds() {
             .output();
         let output = match output {
             Ok(output) if !matches!(output.status.code(), Some(1 | 77)) => output,
-            other => skip!("memfd_noexec", "it cannot be set here (root, Linux 6.3): {other:?}"),
+            other => skip!("memfd_noexec", "this needs root and Linux 6.3: {other:?}"),
         };
         assert!(output.status.success(), "with {value}: {output:?}");
         let text = String::from_utf8_lossy(&output.stdout);

@@ -93,7 +93,7 @@ fn are_dropped_beyond_rlimit_fsize() {
     assert_eq!(limited(writer()).spawn().end(), End::Killed(libc::SIGXFSZ));
 }
 
-/// poll(2) then fails with EINVAL, even for the one descriptor that is open.
+/// With this limit, poll(2) fails with EINVAL, even for a single open descriptor.
 #[test]
 fn are_dropped_with_rlimit_nofile_0() {
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };

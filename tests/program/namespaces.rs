@@ -40,7 +40,7 @@ struct Kind {
     own: &'static CStr,
     /// The file with the limit on how many of them a user namespace may have.
     limit: &'static CStr,
-    /// Makes the process that will be pause the first in a new namespace.
+    /// Adds what the process must do before it becomes pause. Only a time namespace needs anything.
     start: fn(Start) -> Start,
     /// Leaves some state in the namespace.
     leave: fn() -> io::Result<()>,
@@ -220,7 +220,8 @@ fn status(result: io::Result<bool>) -> i32 {
     }
 }
 
-/// The exit status of a container that has not seen what was left for it. After an error, it is errno.
+/// The exit status of a container that has not seen what was left for it. A container that gets an error
+/// exits with errno instead.
 const NOT_SEEN: i32 = 255;
 
 /// How a container joins: by a pidfd, as new runtimes do, or by the file of a namespace.
@@ -249,8 +250,8 @@ impl Kind {
         by: Way,
         mut run: impl FnMut() -> io::Result<bool> + 'static,
     ) -> End {
-        // Before Linux 6.1, execve does not move pause itself into the new time namespace. Only its children
-        // would be in it.
+        // Before Linux 6.2, execve(2) does not move pause itself into the new time namespace: only its
+        // children would be in it.
         let (name, by) = match self.flag {
             libc::CLONE_NEWTIME => ("time_for_children", Way::File),
             _ => (self.name, by),
@@ -318,7 +319,7 @@ fn outlive_the_container_that_used_them(form: Form) {
     }
 }
 
-/// A new cgroup. Drop it after the processes in it: it is removed then.
+/// A new cgroup. Drop removes it, so drop it after the processes in it.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
@@ -345,7 +346,7 @@ impl Drop for Cgroup {
 }
 
 /// If the pod can have a cgroup of its own, its containers see that cgroup as the root. Most ordinary users
-/// cannot create one. For them, it has to suffice that the inode numbers of the namespaces are equal.
+/// cannot create one. For them, the test only compares the inode numbers of the namespaces.
 #[test]
 fn outlive_the_container_that_used_them_with_a_cgroup_as_root() {
     let cgroup = Cgroup::new();
@@ -570,8 +571,8 @@ fn let_containers_talk_also_after_a_restart() {
     pause.terminate();
 }
 
-/// The CRI has two modes for each of these namespaces of a pod (`NamespaceMode`): POD, and NODE for the
-/// namespace of the host.
+/// The PID, network and IPC namespaces of a pod can each be its own or the host's (`NamespaceMode` POD or
+/// NODE in the CRI).
 #[test]
 fn are_held_in_each_combination_of_modes() {
     for row in 0..8 {
@@ -600,7 +601,7 @@ fn are_held_in_each_combination_of_modes() {
     }
 }
 
-/// Makes an empty, read-only file system the root. It is the only mount then.
+/// Makes an empty, read-only file system the root, and the only mount.
 fn enter_empty_root() -> io::Result<()> {
     mount_volume(MountFlags::RDONLY)?;
     rustix::process::chdir(c"/tmp")?;

@@ -95,8 +95,8 @@ fn gives_the_programs_whose_features_are_on() {
     if platforms.len() < 2 {
         skip!(
             "targets",
-            "{} has no library for another target; install one, or set PODPAUSE_RUSTC: rustup target \
-             add aarch64-unknown-linux-gnu",
+            "{} has no library for another target; install one (rustup target add \
+             aarch64-unknown-linux-gnu), or name another compiler in PODPAUSE_RUSTC",
             rustc.display()
         );
     }

@@ -147,11 +147,11 @@ pub fn gate() -> (OwnedFd, OwnedFd) {
     pipe_with(PipeFlags::CLOEXEC).unwrap()
 }
 
-/// The process may already have children when it becomes pause, as when a runtime forks and then executes
-/// pause. wait4(2) sees those whose exit signal is not SIGCHLD only with `__WALL`.
+/// The process may already have children when it becomes pause, as when a process of a runtime forks children
+/// and then itself executes pause. wait4(2) sees those whose exit signal is not SIGCHLD only with `__WALL`.
 fn children_from_before_it_started_are_reaped(form: Form) {
-    // After an exec, the kernel sends SIGCHLD in place of the other exit signals. `run` does not exec, so
-    // there such children would stay zombies.
+    // After an exec, the kernel sends SIGCHLD in place of the other exit signals. With
+    // `run`, there is no exec, so such children would stay zombies.
     let signals: &[_] = match form {
         Form::Run => &[libc::SIGCHLD],
         _ => &[libc::SIGCHLD, 0, libc::SIGURG],

@@ -122,8 +122,8 @@ const ALL: std::ops::RangeInclusive<i32> = 1..=64;
 
 fn other_signals_have_their_default_action(form: Form) {
     for signal in ALL {
-        // In a process group of its own, because in an orphaned group, SIGTSTP and SIGTTIN
-        // do not stop a process.
+        // In an orphaned process group, SIGTSTP and SIGTTIN do not stop a process. pause gets a group of its
+        // own, which is not orphaned: the parent of pause is in another group of the same session.
         let own_group = || Ok(rustix::process::setpgid(None, None)?);
         let mut process = form.start().arguments(&["-P"]).step(own_group).spawn().asleep();
         process.send_number(signal);

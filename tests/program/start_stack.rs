@@ -76,7 +76,7 @@ fn has_nothing_behind_it() {
     assert_eq!(behind.perms & MMPermissions::READ, MMPermissions::NONE);
 }
 
-/// What an argument asks for, according to the contract in the README.
+/// What an argument asks for, according to docs/behaviour.md.
 fn request(argument: &[u8]) -> Option<Request> {
     match argument {
         b"-h" | b"--help" => Some(Request::Help),

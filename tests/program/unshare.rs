@@ -96,7 +96,7 @@ fn obstacle(who: Who, options: &[&str]) -> Option<String> {
 /// The process that unshare(1) has forked, once it is pause and sleeps.
 fn forked(unshare: &Process) -> Process {
     let mut child = None;
-    unshare.until("had pause", || {
+    unshare.until("had pause as its child", || {
         child = unshare.children().into_iter().find(|child| child.comm == "pause");
         child.is_some()
     });

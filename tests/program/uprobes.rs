@@ -1,10 +1,10 @@
 //! A uprobe on pause does not kill it, whether pause hits the probe before or after it gives back memory. The
 //! exception is a process without randomised addresses.
 //!
-//! The kernel executes an instruction under a probe in a page that it maps into the process, `[uprobes]`.
-//! It asks for the last page below TASK_SIZE (`xol_add_vma` in Linux `kernel/events/uprobes.c`). pause
-//! leaves that page mapped on x86_64, where it knows the end of the address space. On other architectures
-//! it unmaps up to the end of the start stack.
+//! The kernel maps a page, `[uprobes]`, into the process, and executes a copy of the probed instruction
+//! there. It prefers the last page below TASK_SIZE (`xol_add_vma` in Linux `kernel/events/uprobes.c`). On
+//! x86_64, where pause knows the end of the address space, pause leaves that page mapped. On other
+//! architectures, it unmaps up to the end of the start stack.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -103,7 +103,7 @@ fn unmapping_one_page_more() -> Vec<u8> {
     program
 }
 
-/// This shows that the test above can fail.
+/// The negative control for the test above.
 #[test]
 fn kill_a_program_that_unmaps_their_page() {
     let probed = probed!(&unmapping_one_page_more());

@@ -149,7 +149,8 @@ class Emulator:
 
     def get(self, name):
         number, word = self.architecture.gdb_number(name), self.architecture.word
-        # On Power, these registers come after the floating-point registers, and the answer to `g` has neither.
+        # On Power, these registers come after the floating-point registers, which qemu's answer to `g` leaves out. So
+        # they are at another place in the answer than their numbers say.
         if number >= 64:
             return self._number(self.ask(f"p{number:x}"))
         if self.registers is None:

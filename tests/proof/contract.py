@@ -43,8 +43,8 @@ class Expected(NamedTuple):
 
 
 class Call:
-    """An allowed system call. `then` is the next stage, or a list of pairs of a condition on the result and a stage. The
-    first condition that holds decides. A number as an argument stands for a C int: the kernel uses 32 bits of it."""
+    """An allowed system call. `then` is the next stage, or a list of pairs (condition on the result, stage).
+    The first condition that holds decides. A number as an argument stands for a C int: the kernel uses 32 bits of it."""
 
     def __init__(self, name, *arguments, then, broken=None, requires=None, writes=None, releases=False):
         self.name, self.arguments, self.then, self.broken = name, arguments, then, broken
@@ -52,7 +52,7 @@ class Call:
         self.requires = requires
         #: Memory that the kernel writes: the index of a pointer argument, an offset from the pointer, and a size.
         self.writes = writes
-        #: Whether memory above the private page may be unmapped from here on.
+        #: Whether memory above the private page may be gone after this call, so that the program must not use it.
         self.releases = releases
 
     def mismatch(self, pause, values):

@@ -1,4 +1,4 @@
-//! Proves what the bytes that ship can do, for every start stack and every result of every system call:
+//! Proves what the shipped programs can do, for every start stack and every result of every system call.
 //! docs/security.md says exactly what is proved, and what the proof assumes.
 //!
 //! - `proved` is a test for each platform: the program keeps the contract in `spec.py`.
@@ -30,7 +30,7 @@ use libtest_mimic::{Arguments, Trial};
 use podpause::compile::{PLATFORMS, Platform, compile_source, write_source};
 use serde::Deserialize;
 
-/// This page lists what is proved, the digests of the files that it is proved of, and the number of mutants.
+/// This page lists what is proved, the digests of the proved programs, and the number of mutants.
 const SECURITY: &str = include_str!("../../docs/security.md");
 
 /// A mutant may be larger than what ships.

@@ -1,6 +1,6 @@
 """The contract: all that pause may do.
 
-The contract is written from README.md and docs/design.md, not from the code. prove.py proves that the program keeps it
+The contract is written from docs/behaviour.md and docs/design.md, not from the code. prove.py proves that the program keeps it
 on every path: for every start stack, and for every result of every system call.
 
 A *stage* is a point in the life of pause. Its function returns the system calls that are allowed there, with their
@@ -37,14 +37,15 @@ PROPERTIES = {
         "It names its thread `pause`. It copies its name, cut at 127 bytes. The memory map that it gives the kernel points "
         "to the copy, or has an empty name if there is no argument."),
     "messages": (
-        "It writes each message at most once, only in the case that the message is for, and only after a ppoll with a "
+        "It writes each message at most once, only when what the message says has happened, and only after a ppoll with a "
         "zero timeout has reported an event on stderr."),
     "status": (
         "It ends only through `exit`, with each status only in the case that the contract gives for it. It executes its "
         "trap instruction only if `exit` fails."),
     "reaping": (
-        "Before it waits for a signal, it calls wait4 until a call reaps no child. It skips this only if the wait before "
-        "has failed: after EINTR and, on 32-bit platforms, before the older call."),
+        "Before it waits for a signal, it calls wait4 until a call reaps no child. It skips wait4 only if the previous wait "
+        "for a signal has failed: when it repeats that wait after EINTR and, on 32-bit platforms, when it falls back to "
+        "the call with 32-bit times."),
     "memory": (
         "It unmaps only memory above the private page, and only after the kernel has accepted the new memory map."),
     "descriptors": "It closes all descriptors above 2, as the last step before it waits for a signal.",
@@ -174,8 +175,8 @@ def is_named(pause):
         return reaps().calls(pause)
     if pause.word == 8:
         return [moves_name(memory_map(pause, 104), 104, reaps())]
-    # A 32-bit kernel has a shorter struct, because the pointer to the auxiliary vector has four bytes. On Arm, padding
-    # follows that aligns the u64 fields.
+    # A 32-bit kernel has a shorter struct, because the pointer to the auxiliary vector has four bytes. On Arm, the
+    # struct ends with padding, because its size is a multiple of the alignment of the u64 fields.
     return [moves_name(memory_map(pause, 100), 104 if pause.name == "arm-v7" else 100, is_told_by_64_bit_kernel())]
 
 
@@ -366,8 +367,8 @@ def passes_pair(pause):
 
 
 def to_end_of_memory():
-    """The distance from SHED, which is the first page after the private one if pages have 64 KiB, to the end of memory
-    or to the last string of the start stack."""
+    """The distance from SHED to the end of memory or to the last string of the start stack. SHED is the address of the
+    next page after the private page if pages have 64 KiB."""
 
     def test(pause, value):
         if pause.state.abi.has_memory_end:

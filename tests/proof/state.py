@@ -50,7 +50,7 @@ class Solver:
     def is_possible(self, expression, constraints):
         """Whether an expression can hold under these constraints."""
         names, picked, todo = set(symbols_of(expression)), [], list(constraints)
-        while True:  # A constraint matters only if it shares an unknown, directly or through others.
+        while True:  # A constraint matters only if it shares an unknown with the expression or with another that matters.
             near = [c for c in todo if not names.isdisjoint(symbols_of(c))]
             if not near:
                 break

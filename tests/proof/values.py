@@ -12,7 +12,7 @@ _symbols = {}
 
 
 def symbol(name, bits):
-    """The unknown with this name, which has this many bits at its first use."""
+    """The unknown with this name. `bits` is its size, and counts only at its first use."""
     if name not in _symbols:
         _symbols[name] = z3.BitVec(name, bits)
     return _symbols[name]
@@ -59,7 +59,7 @@ def normal(expression):
 
 
 def signed(value, bits):
-    """The signed number that this number of `bits` bits is in two's complement."""
+    """The signed number that these bits stand for in two's complement."""
     return value - (1 << bits) if value >> (bits - 1) & 1 else value
 
 

@@ -27,12 +27,12 @@ fn renders_without_a_warning() {
 }
 
 #[test]
-fn agrees_with_the_readme() {
+fn agrees_with_the_page_on_behaviour() {
     let page = fs::read_to_string(root().join("docs/pause.1")).unwrap();
     let head = page.lines().next().unwrap();
     assert!(head.contains(concat!("\"pause ", env!("CARGO_PKG_VERSION"), "\"")), "{head}");
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let (_, statuses) = readme.split_once("| exit status | |\n").unwrap();
+    let behaviour = fs::read_to_string(root().join("docs/behaviour.md")).unwrap();
+    let (_, statuses) = behaviour.split_once("| exit status | |\n").unwrap();
     let rows = statuses.lines().skip(1).take_while(|line| line.starts_with('|'));
     let statuses: Vec<_> = rows.map(|row| row.split('|').nth(1).unwrap().trim()).collect();
     assert_eq!(statuses, ["0", "1", "2", "3", "SIGILL, SIGTRAP"]);

@@ -10,7 +10,7 @@ const ORPHANS: usize = 50;
 /// How to use one of these container managers in a cage.
 struct Manager {
     programs: &'static [&'static str],
-    /// Starts `ROOT` with the program that follows, as PID 1.
+    /// The words that start a container with the root `ROOT`. The program that follows them is its PID 1.
     start: &'static [&'static str],
     /// The command that stops the container. Without one, the test sends SIGTERM to the manager.
     stop: Option<&'static [&'static str]>,
@@ -188,7 +188,7 @@ fn lxc() {
     holds_reaps_and_ends("lxc", &LXC);
 }
 
-/// LXC sends SIGPWR to stop a container unless it is configured otherwise, and SIGPWR does not end pause.
+/// By default, LXC sends SIGPWR to stop a container. SIGPWR does not end pause.
 #[test]
 fn lxc_needs_the_setting() {
     let Some(cage) = LXC.cage("lxc") else { return };

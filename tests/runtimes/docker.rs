@@ -58,8 +58,8 @@ impl Docker {
         self.state(container)["Pid"].as_i64().unwrap() as i32
     }
 
-    /// Stops a container. Checks that it exits on SIGTERM, and that it has logged `messages`. After the
-    /// grace period, SIGKILL would end it with another status.
+    /// Stops a container. Checks that it exits on SIGTERM, and that it has logged `messages`. If it did not
+    /// exit in the grace period, SIGKILL would end it with another status.
     fn stop(&self, container: &str, messages: &str) {
         self.run(&["stop", "--time", "50", container]);
         assert_eq!(self.state(container)["ExitCode"], 0);
@@ -88,7 +88,7 @@ impl Docker {
             ps.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>()).collect();
         assert_eq!(rows[0].join(" "), first);
         assert_eq!(rows.iter().filter(|row| row[2..] == ["sleep", "1000"]).count(), 2, "{ps}");
-        // They share /dev/shm and the network.
+        // The containers share /dev/shm and the IPC, network and PID namespaces.
         self.exec("one", "touch /dev/shm/shared");
         assert_eq!(self.exec("two", "ls /dev/shm"), "shared\n");
         for kind in ["ipc", "net", "pid"] {
@@ -115,9 +115,9 @@ const DOCKER: [&str; 3] = ["docker", "--host", SOCKET];
 #[test]
 fn containers_join_pause() {
     let Some(docker) = Docker::new() else { return };
-    docker.has_a_pod(PAUSE, "1 65535 /pause", TERMINATED);
-    // The same with a peer, as a control: if this fails, too, pause is not at fault.
+    // A control: if the checks fail with another pause program, too, the fault is not in ours.
     docker.has_a_pod(images::CATATONIT, "1 0 /catatonit -P", "");
+    docker.has_a_pod(PAUSE, "1 65535 /pause", TERMINATED);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn pause_runs_with_other_options() {
         [&run[..], &["none", "--network", "none", "--security-opt", "no-new-privileges", PAUSE]];
     docker.run(&run.concat());
     docker.stop("none", TERMINATED);
-    // The negative control: the profile is in force, because busybox does not start under it.
+    // The negative control: busybox does not start under the profile, which shows that it is in force.
     let shell = ["run", "--rm", "--security-opt", seccomp, BUSYBOX, "ls"];
     assert!(!docker.cage.output(&[&DOCKER[..], &shell].concat()).status.success());
 }

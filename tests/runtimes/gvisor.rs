@@ -17,7 +17,8 @@ struct Gvisor {
     cage: Cage,
 }
 
-/// Skips the test if gVisor cannot run a container here.
+/// Returns gVisor in a cage. Skips the test if there is no cage, or if this build of gVisor panics when a
+/// container forks.
 macro_rules! gvisor {
     () => {
         match Gvisor::new() {
@@ -48,7 +49,7 @@ impl Gvisor {
         }
     }
 
-    /// Starts a container. Returns its job, and the file that its output goes to.
+    /// Starts a container. Returns its job, and the file to which its output goes.
     fn spawn(&self, id: &str, arguments: &[&str], linux: &Value) -> (Job, String) {
         let folder = format!("/run/bundles/{id}");
         let write =
@@ -242,7 +243,7 @@ fn holds_under_the_minimal_seccomp_profile() {
     assert_eq!(job.end().code(), Some(0));
     let (job, output) = gvisor.spawn("pause", &["/pause"], &linux);
     let mut pause = Container { gvisor: &gvisor, id: "pause", job, output };
-    // `exec` cannot show that pause runs, because the profile does not allow busybox's calls.
+    // `runsc exec` cannot show that pause runs, because the profile does not allow busybox's calls.
     let state = [&RUNSC[..], &["state", "pause"]].concat();
     until("the container runs", || {
         assert!(!pause.job.has_ended(), "{}", pause.said());

@@ -179,8 +179,8 @@ impl Bundle {
         if self.with_busybox {
             write("rootfs/busybox", &Body::Sleep.program());
         }
-        // The mount points are made here, because in a user namespace, the runtime could not: the owner of
-        // the root directory is not mapped there.
+        // The mount points are made here, because the runtime cannot make them in a user namespace: the owner
+        // of the root directory is not mapped there.
         for mount in self.config["mounts"].as_array().unwrap() {
             let point = format!("{folder}/rootfs{}", mount["destination"].as_str().unwrap());
             fs::create_dir_all(runtime.cage.path(&point)).unwrap();
@@ -188,7 +188,7 @@ impl Bundle {
         write("config.json", self.config.to_string().as_bytes());
     }
 
-    /// Runs it to its end, and returns its exit status and its output.
+    /// Runs the container to its end, and returns its exit status and its output.
     pub fn run(self, runtime: &Runtime, id: &str) -> (Option<i32>, String) {
         let (mut job, mut said) = self.spawn(runtime, id);
         let status = job.end().code();
@@ -212,7 +212,8 @@ impl Bundle {
         (job, Said { file: runtime.cage.path(&output), text: String::new() })
     }
 
-    /// Starts it, and waits until it is ready. If it ends first, returns its exit status and its output.
+    /// Starts the container, and waits until it is ready. If it ends first, returns its exit status and its
+    /// output.
     pub fn try_start<'r>(
         self,
         runtime: &'r Runtime,
@@ -263,7 +264,7 @@ impl Said {
 pub struct Container<'r> {
     runtime: &'r Runtime,
     id: &'static str,
-    /// The PID, in the cage, of its PID 1.
+    /// The PID, in the cage, of the container's PID 1.
     pub pid: i32,
     job: Job,
     said: Said,
@@ -425,12 +426,13 @@ fn pause_works_in_a_user_namespace(runtime: &Runtime) {
 
 const KIB: u64 = 1024;
 
-/// Finds two lowest memory limits, in KiB: one that can be set while the container runs, and one with
-/// which the runtime can start it.
+/// Finds the lowest memory limits, in KiB, of two kinds: the lowest one that can be set while the container
+/// runs, and the lowest one with which the runtime can start pause.
 ///
-/// With the first, the container must keep running, and pause and catatonit must still exit on SIGTERM.
-/// The second must also leave room for the runtime's own process, because that process is in the cgroup
-/// before it executes the program.
+/// With a limit of the first kind, the container must keep running, and pause and catatonit must still exit
+/// on SIGTERM. pause must get by with a lower limit than each of its peers. A limit of the second kind must
+/// also leave room for the runtime's own process, because that process is in the cgroup before it executes
+/// the program.
 fn limits_its_memory(runtime: &Runtime) {
     let container = Bundle::new(Body::Pause).start(runtime, "probe");
     let files = ["memory.limit_in_bytes", "memory.max"];

@@ -14,7 +14,7 @@ use crate::seccomp;
 const CONF: &str = "/run/podman-test/containers.conf";
 
 /// podman 5 prints a warning about cgroup v1 to stderr, where the output of containers goes, too. The
-/// second variable turns it off.
+/// second variable turns the warning off.
 const PODMAN: [&str; 4] = [
     "env",
     "CONTAINERS_CONF=/run/podman-test/containers.conf",
@@ -34,7 +34,7 @@ default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 default_rootless_network_cmd = "slirp4netns"
 "#;
 
-/// The words before the command that run podman as an ordinary user.
+/// The words in front of the command, so that podman runs as an ordinary user.
 const AS_USER: [&str; 8] = [
     "setpriv",
     "--reuid=1000",
@@ -89,8 +89,8 @@ impl Podman {
     fn loaded(self) -> Self {
         let podman = self;
         podman.configure("");
-        // Tests can write programs there. It is mounted now, because rootless podman does not see mounts that
-        // are added later.
+        // Tests can write programs to /usr/local/lib. It is mounted now, because rootless podman does not see
+        // mounts that are added later.
         podman.cage.run(&["mount", "-t", "tmpfs", "local", "/usr/local/lib"]);
         let busybox = images::busybox(&podman.cage);
         podman.run(&["load", "--quiet", "--input", &busybox]);
@@ -151,8 +151,8 @@ impl Podman {
         std::fs::read_link(self.cage.path(&format!("/proc/{pid}/ns/net"))).unwrap()
     }
 
-    /// Stops the pod, and checks that its infra container exits on SIGTERM and logs `messages`. After the
-    /// grace period, SIGKILL would end it with another status.
+    /// Stops the pod, and checks that its infra container exits on SIGTERM and logs `messages`. If it did not
+    /// exit in the grace period, SIGKILL would end it with another status.
     fn stop(&self, messages: &str) {
         let infra = self.infra("pod")["Id"].as_str().unwrap().to_string();
         self.run(&["stop", "--time", "0", "one", "two"]);
@@ -168,7 +168,7 @@ impl Podman {
         self.cage.wait_for_pause(self.infra_pid());
     }
 
-    /// Checks what holds for a pod with a shared PID namespace, whichever program is its pause.
+    /// Checks a pod with a shared PID namespace. The checks are the same for all pause programs.
     fn is_a_pod(&self, command: &str) {
         let processes = self.exec("one", "ps -o pid,args");
         let processes: Vec<_> = processes
@@ -259,7 +259,7 @@ fn has_pods_under_our_profile(podman: &Podman) {
     let run = [&["run", "--rm"], &profile[..]].concat();
     let version = format!("pause {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(podman.run(&[&run[..], &[PAUSE, "-v"]].concat()), version);
-    // The negative control: the profile is in force, because busybox does not start under it.
+    // The negative control: busybox does not start under the profile, which shows that it is in force.
     let shell = [&podman.command[..], &run, &[BUSYBOX, "ls"]].concat();
     assert!(!podman.cage.output(&shell).status.success());
 }
@@ -281,7 +281,7 @@ fn pods_share_host_namespaces() {
 
 /// podman builds its own infra image from the program that it finds as `catatonit`.
 fn has_pods_with_our_program_as_its_own(podman: &Podman) {
-    // First with catatonit itself, as a control: if this fails, pause is not at fault.
+    // First with catatonit itself, as a control: if this fails, the cause is not pause.
     podman.pod(&SHARE);
     podman.is_a_pod("/catatonit -P");
     podman.stop("");

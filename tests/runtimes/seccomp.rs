@@ -53,8 +53,8 @@ const GO: [&str; 14] = [
 ];
 
 /// What runc and crun call in addition if the container does not have no_new_privs. Without it, only a
-/// privileged process may load a filter (seccomp(2)). So they load it before they drop their privileges,
-/// and change user, folder and capabilities under it.
+/// privileged process may load a filter (seccomp(2)). So the runtimes load it before they drop their
+/// privileges, and change user, folder and capabilities under it.
 const WITH_PRIVILEGES: [&str; 17] = [
     "capget",
     "capset",
@@ -94,7 +94,7 @@ const ON_32_BITS: [&str; 15] = [
     "sigreturn",
 ];
 
-/// The system calls of pause, which are the same on all architectures. It leaves out the variants with
+/// The system calls of pause, which are the same on all architectures. This list leaves out the variants with
 /// 64-bit times, which pause tries first on 32-bit architectures: see [`ON_32_BITS`].
 fn pause() -> BTreeSet<String> {
     let lists = common::calls::architectures().into_iter().map(|file| {
@@ -192,8 +192,8 @@ fn profile_allows_everything_that_pause_does(runtime: &Runtime) {
     pause.kill("TERM");
     assert_eq!(pause.end(), (Some(0), [NOT_PID_1, TERMINATED].concat()));
 
-    // Two controls. Without a profile, a peer starts, and keeps the descriptor that pause closes. The
-    // runtime enforces profiles: one without pause's own calls kills the peer.
+    // Two controls. Without a profile, a peer starts, and keeps the descriptor that pause closes. And the
+    // runtime enforces profiles: under one that allows only the calls of the runtimes, the peer is killed.
     if common::cage::find("busybox").is_some() {
         let mut peer = Bundle::new(Body::Sleep);
         peer.with_descriptor = true;
@@ -220,9 +220,9 @@ fn profile_works_without_no_new_privs(runtime: &Runtime) {
 /// How a runtime reports that SIGSYS has killed the container.
 const SIGSYS: i32 = 128 + 31;
 
-/// pause makes only the listed calls, because any other call would kill it. It makes every one of them,
-/// because it is killed if one is missing from the profile. This uses crun, because crun makes few calls
-/// of its own.
+/// This shows two things. pause makes no call that is not listed: such a call would kill it. And pause makes
+/// every listed call: if one of them is missing from the profile, pause is killed. This uses crun, because
+/// crun makes few calls of its own.
 #[test]
 fn profile_has_no_unnecessary_call() {
     let Some(crun) = Runtime::new("crun") else { return };

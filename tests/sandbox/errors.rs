@@ -6,8 +6,8 @@ use std::io::ErrorKind;
 use podpause::{Namespace, Program, SandboxBuilder};
 
 use crate::harness::{
-    KINDS, again, again_in, as_ordinary_user, case, deny_clone3, descriptors, error, has_children,
-    is_root, sandbox, skip, succeeds,
+    KINDS, again, again_in, as_ordinary_user, case, deny, descriptors, error, has_children,
+    is_root, programs, sandbox, skip, succeeds,
 };
 use crate::process::Cgroup;
 
@@ -136,6 +136,26 @@ fn for_too_many_namespaces() {
     program.sandbox().new_namespaces([other]).spawn().unwrap().terminate().unwrap();
 }
 
+/// Before Linux 5.9, and under some filters, pause cannot close the pipe that `spawn` waits for.
+#[test]
+fn for_a_pause_that_cannot_signal_that_it_is_ready() {
+    let test = "errors::for_a_pause_that_cannot_signal_that_it_is_ready";
+    let Some(case) = case() else {
+        succeeds(&mut again(test, "ENOSYS"));
+        succeeds(&mut again(test, "EPERM"));
+        return;
+    };
+    let (errno, kind) = match case.as_str() {
+        "ENOSYS" => (libc::ENOSYS, ErrorKind::Unsupported),
+        _ => (libc::EPERM, ErrorKind::PermissionDenied),
+    };
+    let programs = programs();
+    deny(libc::SYS_close_range, errno);
+    for program in &programs {
+        fails(sandbox(program, &KINDS), kind, &["ready", "close_range needs Linux 5.9"]);
+    }
+}
+
 /// A seccomp filter makes clone3 fail as it does on kernels that lack a kind of namespace, or clone3 itself.
 #[test]
 fn for_flags_and_calls_that_the_kernel_lacks() {
@@ -146,7 +166,7 @@ fn for_flags_and_calls_that_the_kernel_lacks() {
         return;
     };
     let program = Program::new().unwrap();
-    deny_clone3(if case == "EINVAL" { libc::EINVAL } else { libc::ENOSYS });
+    deny(libc::SYS_clone3, if case == "EINVAL" { libc::EINVAL } else { libc::ENOSYS });
     let builder = sandbox(&program, &[Namespace::Time]);
     match case.as_str() {
         "EINVAL" => fails(builder, ErrorKind::InvalidInput, &["time", "built without a kind"]),
@@ -203,7 +223,8 @@ fn not_for_maps_that_subuid_allows() {
     assert_eq!(crate::harness::status(sandbox.pid(), "Uid").split(' ').next(), Some("165534"));
 }
 
-/// Root of a user namespace that has only one id. The advice is not that for an ordinary user.
+/// The process is root of a user namespace that has only one ID. The advice in its error must
+/// differ from that for an ordinary user.
 #[test]
 fn for_maps_of_ids_that_root_does_not_have() {
     let test = "errors::for_maps_of_ids_that_root_does_not_have";
@@ -255,8 +276,8 @@ fn for_a_cgroup_that_takes_no_process() {
     }
 }
 
-/// This process joins a cgroup that has the controller pids (v1 or v2), and sets its limit to the number of
-/// its threads.
+/// This process joins a cgroup that has the controller pids (v1 or v2), and sets the cgroup's limit to the
+/// number of its own threads.
 #[test]
 fn for_a_limit_on_processes() {
     let test = "errors::for_a_limit_on_processes";
@@ -293,8 +314,8 @@ fn for_a_program_that_cannot_be_executed_or_is_not_pause() {
         ErrorKind::Other,
         &["start pause", "it ended at once", "status: 0"],
     );
-    // The error must not depend on timing, so this repeats it: EOF on the pipe comes before the process can
-    // be seen to have ended.
+    // EOF on the pipe comes before the process can be seen to have ended. The error must not depend on this
+    // timing, so the test repeats the start.
     for _ in 0..200 {
         let error = error(sandbox(&other, &[Namespace::Pid]).spawn());
         assert!(error.to_string().contains("it ended at once"), "{error}");
@@ -325,7 +346,7 @@ fn for_an_invalid_root_or_host_name() {
 #[test]
 fn for_a_pid_namespace_that_has_ended() {
     if !is_root() {
-        skip!("root", "an ordinary user cannot join a PID namespace alone");
+        skip!("root", "an ordinary user cannot join a PID namespace without its user namespace");
     }
     alone!("for_a_pid_namespace_that_has_ended");
     let program = Program::new().unwrap();

@@ -58,8 +58,8 @@ pub fn case() -> Option<String> {
     std::env::var(CASE).ok()
 }
 
-/// A command that runs the test of this name, in this case, in a new process of this program. The process is
-/// killed when the thread that starts it ends.
+/// A command that runs the test `test` in a new process of this program, where [`case`] returns this case.
+/// The process is killed when the thread that starts it ends.
 pub fn again(test: &str, case: &str) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CASE, case);
@@ -249,13 +249,13 @@ pub fn count(signal: i32) {
     unsafe { libc::signal(signal, handler as extern "C" fn(libc::c_int) as libc::sighandler_t) };
 }
 
-/// Makes every call of clone3 fail with this error, in this thread and in its future children and threads.
-pub fn deny_clone3(errno: i32) {
+/// Makes this system call fail with this error, in this thread and in its future children and threads.
+pub fn deny(call: libc::c_long, errno: i32) {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
     let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     let filter = [
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0), // the call's number
-        libc::sock_filter { code: equal, jt: 0, jf: 1, k: libc::SYS_clone3 as u32 },
+        libc::sock_filter { code: equal, jt: 0, jf: 1, k: call as u32 },
         statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32),
         statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
     ];

@@ -33,7 +33,7 @@ fn new_ones_differ_from_the_callers() {
 #[test]
 fn each_kind_can_be_joined() {
     if !is_root() {
-        skip!("root", "an ordinary user has to join their user namespace, too");
+        skip!("root", "an ordinary user has to join the user namespace that owns them, too");
     }
     let program = Program::new().unwrap();
     let holder = program.sandbox().new_namespaces(Namespace::ALL).spawn().unwrap();
@@ -232,7 +232,7 @@ fn mounts_do_not_propagate_out() {
     rustix::mount::unmount(folder.path(), rustix::mount::UnmountFlags::empty()).unwrap();
 }
 
-/// With all kinds at once, as in a pod whose containers share its PID namespace.
+/// With all of [`KINDS`] at once, as in a pod whose containers share its PID namespace.
 #[test]
 fn containers_see_those_of_the_sandbox() {
     let program = Program::new().unwrap();

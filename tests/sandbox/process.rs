@@ -269,10 +269,7 @@ fn starts_without_executable_memfds() {
         ];
         let output = crate::harness::output(&mut crate::harness::again_in(&shell, test, "inside"));
         if matches!(output.status.code(), Some(1 | 77)) {
-            crate::harness::skip!(
-                "memfd_noexec",
-                "it cannot be set here (root, Linux 6.3): {output:?}"
-            );
+            crate::harness::skip!("memfd_noexec", "this needs root and Linux 6.3: {output:?}");
         }
         assert!(output.status.success(), "{output:?}");
         return;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
-use common::cage::{Cage, Job, find};
+use common::cage::{Cage, Job, NETWORK, find};
 use common::docs::snippet;
 use common::images::{self, BUSYBOX, PAUSE};
 use common::report::skipped;
@@ -32,17 +32,6 @@ const IN_A_CAGE_2: &str = r#"
 restrict_oom_score_adj = true
 cni = { bin_dirs = ["/usr/lib/cni"], conf_dir = "/run/cni" }
 "#;
-
-const NETWORK: &str = r#"{
-    "cniVersion": "0.4.0",
-    "name": "pods",
-    "plugins": [{
-        "type": "bridge",
-        "bridge": "pods",
-        "isGateway": true,
-        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.99.0.0/16" }]] }
-    }]
-}"#;
 
 /// containerd in a cage, and the clients of its CRI.
 struct Containerd {
@@ -82,7 +71,8 @@ impl Containerd {
             cage.output(&["ctr", "version"]).status.success()
         });
         let mut archives = vec![images::busybox(&cage), images::catatonit(&cage)];
-        // Not if containerd has to pull the sandbox image: from this archive, it would have the layer.
+        // Imports pause, unless containerd is to pull the sandbox image from the registry: after an import,
+        // it would already have the layer.
         if !sandbox.starts_with(REGISTRY) {
             archives.push(images::pause(&cage));
         }

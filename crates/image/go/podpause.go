@@ -21,6 +21,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"strconv"
@@ -40,6 +41,7 @@ const (
 	fileSize     = 1         // RLIMIT_FSIZE
 	isExiting    = 4         // PF_EXITING
 	flagsInStat  = 6         // the index of the flags among the fields after the name in /proc/PID/stat
+	closeRange   = 436       // close_range(2), the same on all architectures
 	pathOfMemory = "/proc/self/fd/3"
 )
 
@@ -119,7 +121,14 @@ func Command(program *os.File) *exec.Cmd {
 // sleeps is to close inherited descriptors other than 0, 1 and 2. If another goroutine starts a process
 // meanwhile, that process may hold a copy of the pipe's write end until its exec. Start then waits for that
 // exec.
+//
+// Start fails with ENOSYS before Linux 5.9, and with the error of the filter if a seccomp filter of this
+// process denies close_range(2): pause could not close the pipe.
 func Start(command *exec.Cmd) error {
+	// Closes nothing, because there is no such descriptor.
+	if _, _, errno := syscall.Syscall(closeRange, math.MaxUint32, math.MaxUint32, 0); errno != 0 {
+		return os.NewSyscallError("close_range", errno)
+	}
 	ready, writer, err := os.Pipe()
 	if err != nil {
 		return err

@@ -7,7 +7,8 @@ use crate::platform::{Platform, file_name};
 /// The directory of the module.
 pub const FOLDER: &str = "go";
 
-/// The module path: the directory `go` of the repository, at a tag that contains it.
+/// The module path. The repository has the directory `go` only at the tags `go/vVERSION`, which the release
+/// workflow pushes.
 const MODULE: &str = "github.com/podpause/podpause/go";
 
 /// The files of the module, by their paths in its directory.
@@ -52,7 +53,7 @@ fn goarch(platform: &Platform) -> &'static str {
     platform.name.split('/').nth(1).expect("a platform has an architecture")
 }
 
-/// The number of memfd_create(2): Linux `arch/*/entry/syscalls/*.tbl` and
+/// The number of memfd_create(2), from Linux `arch/**/syscall*.tbl` and
 /// `include/uapi/asm-generic/unistd.h`.
 fn memfd_create(goarch: &str) -> u16 {
     match goarch {

@@ -48,7 +48,7 @@ struct Arguments {
     /// The git commit of the source, for the provenance
     #[arg(long, value_name = "COMMIT", value_parser = commit)]
     revision: Option<String>,
-    /// Write nothing: build again the image that this directory or OCI layout contains, and print differences
+    /// Write nothing: rebuild the image in this directory or OCI layout, and print any differences
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["out", "platform", "tag", "revision"])]
     verify: Option<PathBuf>,
     /// Write nothing: print each platform and its compiler target
@@ -127,7 +127,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Builds the image in a directory again, with its platforms, time, name and commit, and compares the two.
+/// Rebuilds the image that a directory contains, with the same platforms, time, name and commit, and compares
+/// both.
 fn verify(folder: &Path) -> Result<()> {
     let written = Written::open(folder)?;
     let revision = written.revision()?;

@@ -114,7 +114,8 @@ fn archive(image: &Image, name: &Reference, created: Time) -> Result<Vec<u8>> {
     Ok(archive.into_inner()?)
 }
 
-/// A temporary directory beside the output directory. When complete, it replaces the output directory.
+/// A temporary directory beside the output directory. The files are written to a subdirectory of it. Once
+/// they are complete, that subdirectory replaces the output directory.
 pub struct Output {
     out: PathBuf,
     staging: tempfile::TempDir,

@@ -68,8 +68,8 @@ impl Hierarchies {
         Ok(hierarchy.mount_point.join(below))
     }
 
-    /// How much of what this controller (`pids` or `memory`) limits is still free for a process: the least
-    /// among its cgroup and that cgroup's ancestors. `None` if no limit was found.
+    /// How much a process can still use of the resource that this controller (`pids` or `memory`) limits: the
+    /// smallest remainder in its cgroup and that cgroup's ancestors. `None` if no limit was found.
     pub fn free(&self, process: &Process, controller: &str) -> Option<u64> {
         let groups = process.cgroups().ok()?.0;
         let mut free = None;

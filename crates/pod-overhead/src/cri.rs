@@ -31,7 +31,7 @@ pub const ENDPOINTS: [&str; 4] = [
     "unix:///run/k3s/containerd/containerd.sock",
 ];
 
-/// How long one call may take. Even a busy node needs minutes for a pod only if something is wrong.
+/// How long one call may take. Even on a busy node, a call takes minutes only if something is wrong.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A connection to the runtime.
@@ -65,7 +65,7 @@ pub struct Sandbox {
 }
 
 impl Cri {
-    /// Connects to this endpoint, or to the first of the usual ones that has a socket.
+    /// Connects to this endpoint or, if none is given, to the first of [`ENDPOINTS`] whose socket exists.
     pub async fn connect(endpoint: Option<&str>) -> Result<Self> {
         let socket = match endpoint {
             Some(endpoint) => socket_of(endpoint)?,
@@ -80,7 +80,8 @@ impl Cri {
                 })?
             }
         };
-        // tonic reports all errors as a transport error: connecting once without it gives the exact one.
+        // tonic reports every failure to connect as a mere transport error. A first connection without tonic
+        // gives the exact error.
         let stream = UnixStream::connect(&socket).await.map_err(|error| {
             let name = socket.display();
             anyhow!(match error.kind() {

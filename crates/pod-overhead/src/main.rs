@@ -80,7 +80,7 @@ struct Arguments {
     /// Compare with the first run in a file that --json wrote
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
-    /// Measure nothing, and show the results in a file that --json wrote
+    /// Measure nothing: read the results from a file that --json wrote, and show them
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "runtime_endpoint", "runtime_handler"])]
     from: Option<PathBuf>,
     /// Answer yes to all questions: remove the pods of earlier runs, make more pods than there is room for

@@ -17,8 +17,8 @@ use crate::pod::{self, Kind, Pod, Run};
 use crate::processes::{self, Identity, Sums};
 use crate::record::{Figure, Left, Measured, Overhead, Step, Subject};
 
-/// How long to wait before the counters of a cgroup are read: every two seconds, the kernel adds up what each
-/// CPU has counted.
+/// How long to wait before reading the counters of a cgroup. Each CPU counts for itself, and the kernel adds
+/// up these counts only every two seconds.
 const SETTLE: Duration = Duration::from_millis(2_500);
 /// How long CPU time is counted while the pods do nothing.
 const IDLE: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ const TIMES: &str = "Time";
 /// The group of the figures of [`crate::cgroup::charge`].
 pub const CGROUP: &str = "Memory charged to the pod's cgroup";
 const PROCESSES: &str = "Memory of processes";
-/// The group of the slopes: the growth of the node's memory with each pod.
+/// The group of the node's memory counters: how much each grows with each pod.
 pub const NODE: &str = "Memory of the node, by the growth with each pod";
 const THINGS: &str = "Things";
 const CPU: &str = "CPU while idle";
@@ -297,7 +297,7 @@ impl<'a> Measurement<'a> {
         Ok(snapshot)
     }
 
-    /// How the node's counters differ from before the pods, [`GIVE_BACK`] after their removal.
+    /// How the node's counters, [`GIVE_BACK`] after the removal of the pods, differ from the baseline.
     async fn left(&self, baseline: &Reading) -> Result<Vec<Left>> {
         self.pause(GIVE_BACK).await?;
         let after = node::read()?;
@@ -392,8 +392,8 @@ fn step(from: usize, samples: &Samples, snapshot: &Snapshot) -> Vec<Figure> {
     figures.into_iter().flatten().collect()
 }
 
-/// Where a figure differs from its value in the first step that added more than two pods: by more than a
-/// fifth, and with spreads that do not overlap.
+/// Describes each figure whose value in a later step differs from that in the first step that added more than
+/// two pods: by more than a fifth, and with spreads that do not overlap.
 fn bends(curve: &[Step]) -> Vec<String> {
     let mut bends = Vec::new();
     let Some(index) =
@@ -410,8 +410,9 @@ fn bends(curve: &[Step]) -> Vec<String> {
             if is_far && (now.low > first.high || now.high < first.low) {
                 bends.push(format!(
                     "{} ({}) is not linear beyond {before} pods: {:.1} {} for each pod up to {} pods, \
-                     but {:.1} for each pod up to {} pods",
-                    first.name, first.group, first.value, first.unit, curve[index].pods, now.value, step.pods
+                     but {:.1} for each of the pods {} to {}",
+                    first.name, first.group, first.value, first.unit, curve[index].pods, now.value,
+                    before + 1, step.pods
                 ));
                 break;
             }

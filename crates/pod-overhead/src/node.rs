@@ -25,7 +25,7 @@ pub struct Counter {
 
 /// The counters, in the order of [`read`].
 pub const COUNTERS: [Counter; 13] = [
-    bytes(AVAILABLE),                 // MemTotal - MemAvailable in /proc/meminfo
+    bytes(IN_USE),                    // MemTotal - MemAvailable in /proc/meminfo
     bytes("anonymous memory"),        // AnonPages there
     bytes("slab, reclaimable"),       // SReclaimable there
     bytes("slab, unreclaimable"),     // SUnreclaim there
@@ -48,12 +48,10 @@ const fn count(name: &'static str) -> Counter {
     Counter { name, unit: Unit::Count }
 }
 
-/// The name of the first counter. Its value is the memory in use, so its growth is the loss of available
-/// memory.
-pub const AVAILABLE: &str = "available memory";
+/// The name of the first counter. Like all counters, it grows with the pods.
+pub const IN_USE: &str = "memory in use";
 
-/// The values of [`COUNTERS`] at one moment. The first is the memory in use, not the available memory, so
-/// that every counter grows with the pods.
+/// The values of [`COUNTERS`] at one moment.
 pub type Reading = [f64; COUNTERS.len()];
 
 /// Reads all counters.

@@ -114,7 +114,7 @@ fn draw_growth(area: &Area, runs: &[&Measured]) -> Result<()> {
     let pods = all().map(|point| point.0).fold(10.0, f64::max);
     let most = all().map(|point| point.1).fold(0.1, f64::max);
     let mut chart = ChartBuilder::on(area)
-        .caption("Memory that the node needs for each pod more, MiB", (FONT, 18))
+        .caption("Memory that the node needs for each additional pod, MiB", (FONT, 18))
         .margin(14)
         .y_label_area_size(60)
         .x_label_area_size(44)

@@ -41,8 +41,8 @@ pub struct Member {
 /// The processes of each pod, in the order of the pods.
 ///
 /// A process belongs to a pod if it is in the cgroup of the pod or of its sandbox, or has the sandbox's id
-/// among its arguments. So do its ancestors, except PID 1 and those that existed `before` the pods, and all
-/// descendants of these processes.
+/// among its arguments. Its ancestors belong to the pod, too, except PID 1 and those that existed `before`
+/// the pods. So do all descendants of these processes.
 pub fn of_pods(pods: &[Pod], before: &HashSet<Identity>) -> Result<Vec<Vec<Member>>> {
     let by_id: HashMap<&str, usize> =
         pods.iter().enumerate().map(|(index, pod)| (pod.id.as_str(), index)).collect();
@@ -108,13 +108,13 @@ pub struct Sums {
     pub descriptors: f64,
     /// PSS of the processes in the pod's cgroup, in bytes.
     pub pss_inside: f64,
-    /// PSS of the processes outside of it, in bytes.
+    /// PSS of the processes outside that cgroup, in bytes.
     pub pss_outside: f64,
-    /// Private memory of the processes outside of it, in bytes.
+    /// Private memory of the processes outside that cgroup, in bytes.
     pub private_outside: f64,
     /// CPU time of all of them since they started, in nanoseconds.
     pub cpu_ns: f64,
-    /// The names of the processes outside of it.
+    /// The names of the processes outside that cgroup.
     pub names_outside: Vec<String>,
 }
 

@@ -51,7 +51,7 @@ pub struct Measured {
     pub curve: Vec<Step>,
     /// Where the growth curve is not straight, in sentences.
     pub bends: Vec<String>,
-    /// How the node's counters differed from before when all pods were gone.
+    /// How the node's counters, after all pods were removed, differed from their values before the run.
     pub left: Vec<Left>,
     /// For `RuntimeClass.overhead.podFixed`.
     pub overhead: Overhead,
@@ -157,7 +157,7 @@ impl Figure {
     }
 }
 
-/// The pods from one number to the next on the growth curve.
+/// A step of the growth curve: the pods that were added between one total and the next.
 #[derive(Serialize, Deserialize)]
 pub struct Step {
     /// How many pods run at its end.

@@ -118,8 +118,8 @@ fn measured(run: &Measured) -> String {
     let left = if left.is_empty() { "no difference".into() } else { left.join(", ") };
     let _ = writeln!(
         text,
-        "\nUse of the whole node after removal, compared with before (not necessarily because of the pods): \
-         {left}"
+        "\nWhat the whole node uses after the removal, compared with before the run (the pods are \
+         not necessarily the cause): {left}"
     );
     text
 }
@@ -133,13 +133,13 @@ fn runtime_class(saved: &Saved, run: &Measured) -> String {
     };
     let name = match subject.handler.as_str() {
         "" => "measured".into(),
-        // Kubernetes allows fewer characters in a name than runtimes allow in that of a handler.
+        // Runtimes allow characters in a handler's name that Kubernetes does not allow in an object's name.
         name => name.to_lowercase().replace(|letter: char| !letter.is_ascii_alphanumeric(), "-"),
     };
     let mib = (run.overhead.memory_bytes / (1 << 20) as f64).ceil();
     let milli = run.overhead.cpu_milli.ceil();
-    let available = run.figures.iter().find(|figure| figure.name == crate::node::AVAILABLE);
-    let available = available.map_or("not measured".into(), |figure| {
+    let in_use = run.figures.iter().find(|figure| figure.name == crate::node::IN_USE);
+    let in_use = in_use.map_or("not measured".into(), |figure| {
         format!("{:.0} KiB (± {:.0})", figure.value, figure.value - figure.low)
     });
     let mut text = format!(
@@ -147,8 +147,8 @@ fn runtime_class(saved: &Saved, run: &Measured) -> String {
 # Measured by {program} on {pods} pods of {subject}, with {containers} containers,
 # on {kernel}, {architecture}, cgroups of version {version}, pages of {page} KiB.
 # memory: the 95th percentile ({memory:.0} KiB), rounded up, of what is charged to a pod's cgroup plus the
-# PSS of the runtime's processes for the pod outside of it. For comparison, the reduction of the
-# node's available memory with each pod: {available}. Only the latter includes the growth
+# PSS of the runtime's processes for the pod outside of it. For comparison, the memory in use on the
+# node (MemTotal - MemAvailable) grew by {in_use} with each pod. Only the latter includes the growth
 # of the runtime's daemon, and kernel memory that is not charged to the pod's cgroup.
 # cpu: the 95th percentile ({cpu:.3} mCPU), rounded up, of the CPU time of all processes of an idle
 # pod. It does not include the start of pods, exec, probes or logs.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use common::cage::{Cage, Daemon, Job};
+use common::cage::{Cage, Daemon, Job, NETWORK};
 use common::images::{self, PAUSE};
 use common::wait::until;
 
@@ -38,17 +38,6 @@ runtime_type = "io.containerd.runc.v2"
 runtime_type = "io.containerd.runc.v2"
 options = { BinaryName = "/usr/bin/crun" }
 "#;
-
-const NETWORK: &str = r#"{
-    "cniVersion": "0.4.0",
-    "name": "pods",
-    "plugins": [{
-        "type": "bridge",
-        "bridge": "pods",
-        "isGateway": true,
-        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.99.0.0/16" }]] }
-    }]
-}"#;
 
 /// A cage with containerd and pod-overhead.
 struct Node {
@@ -272,7 +261,7 @@ fn missing_rights_and_network_are_named() {
 
     fs::remove_file(node.cage.path("/run/cni/pods.conflist")).unwrap();
     let mut error = String::new();
-    // With an unknown handler, no pod is made while containerd still reports that it is ready.
+    // The handler is unknown, so this makes no pod, even if containerd still reports that it is ready.
     until("containerd has noticed", || {
         error = node.tool(&["--runtime-handler", "none"]);
         error.contains("not ready")

@@ -26,6 +26,18 @@ use crate::wait::{DEADLINE, is_readable, until};
 /// What pause prints when SIGTERM ends it.
 pub const TERMINATED: &str = "pause: SIGTERM 15\n";
 
+/// A CNI configuration for pods in a cage: a bridge in the network namespace of the cage.
+pub const NETWORK: &str = r#"{
+    "cniVersion": "0.4.0",
+    "name": "pods",
+    "plugins": [{
+        "type": "bridge",
+        "bridge": "pods",
+        "isGateway": true,
+        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.99.0.0/16" }]] }
+    }]
+}"#;
+
 /// The path of a program that a cage can run, as the test sees it.
 pub fn find(name: &str) -> Option<PathBuf> {
     PATH.split(':')
@@ -76,8 +88,8 @@ const SET_UP: &str = r#"
 "#;
 
 impl Cage {
-    /// A cage for the test called `what`, which needs these programs. Returns `None`, and reports the test as
-    /// skipped, if a program is missing or the cage cannot be created.
+    /// A cage for the test called `what`, which needs these programs. If a program is missing or the cage
+    /// cannot be created, reports the test as skipped and returns `None`.
     pub fn new(what: &str, programs: &[&str]) -> Option<Self> {
         let tools = ["sh", "setpriv", "unshare", "nsenter", "timeout", "mount", "umount"];
         for name in tools.iter().chain(programs) {
@@ -153,7 +165,7 @@ impl Cage {
     }
 
     /// Waits until a process has executed pause, and pause has given its memory back. A runtime reports a
-    /// container as running earlier: its own process is then only about to execute the program.
+    /// container as running before that, when the runtime's own process has yet to execute the program.
     pub fn wait_for_pause(&self, pid: i32) {
         let is_pause = || {
             let status = self.proc(&format!("{pid}/status"));
@@ -246,8 +258,8 @@ impl Cage {
         cgroups_called(&self.cgroup)
     }
 
-    /// The file of a controller for the cgroup `name`, which is below the cage's cgroup. `files` are its
-    /// names in cgroup v1 and v2. If both exist, the v1 file is returned.
+    /// The file of a controller for the cgroup `name`, which is below the cage's cgroup. `files` are the
+    /// names of the file in cgroup v1 and v2. If both files exist, the v1 file is returned.
     pub fn cgroup_file(&self, name: &str, controller: &str, files: [&str; 2]) -> Option<PathBuf> {
         let root = Path::new("/sys/fs/cgroup");
         let below = format!("{}/{name}", self.cgroup);
@@ -260,14 +272,14 @@ impl Drop for Cage {
     fn drop(&mut self) {
         let _ = self.maker.kill();
         let _ = self.maker.wait();
-        // PID 1 of a PID namespace ends only after everything else in it has.
+        // PID 1 of a PID namespace ends only after all other processes in the namespace.
         let is_over = is_readable(&self.init_pidfd, DEADLINE);
         let start = Instant::now();
         while is_over && start.elapsed() < DEADLINE {
             let cgroups = self.cgroups();
             if cgroups.is_empty() {
                 // `podman kube play` has no option for the parent cgroup, and uses this one. If other pods
-                // use it, it is not empty, and so is not removed.
+                // use this cgroup, it is not empty, so it is not removed.
                 cgroups_called("libpod_parent").iter().for_each(|path| remove_cgroup(path));
                 return;
             }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use podpause::compile::Platform;
 
-/// The emulator of a platform's architecture: the static one, or else the one that needs libraries.
+/// The emulator of a platform's architecture: the static one if it is installed, or else the dynamic one.
 ///
 /// # Errors
 ///
@@ -23,6 +23,6 @@ pub fn find(platform: &Platform) -> Result<PathBuf, String> {
         .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
         .find(|path| path.exists())
         .ok_or_else(|| {
-            format!("there is no qemu-{name} here, which is in the package qemu-user-static")
+            format!("there is no qemu-{name} here; it is in the package qemu-user-static")
         })
 }

@@ -26,8 +26,8 @@ pub fn pause(cage: &Cage) -> String {
 }
 
 /// The archive that podpause-image writes. If `PODPAUSE_PROGRAMS` is set, the archive is in that folder.
-/// Otherwise this runs the tool, which cargo may have to compile first. That takes a minute, so only tests
-/// that have a cage, and so a runtime, call this.
+/// Otherwise this runs the tool, which cargo may have to compile first. That takes a minute, so tests call
+/// this only once they have a cage, which shows that the programs that they need are installed.
 fn shipped() -> Vec<u8> {
     if let Some(folder) = std::env::var_os("PODPAUSE_PROGRAMS") {
         let file = PathBuf::from(folder).join("pause.tar");

@@ -14,8 +14,8 @@ pub mod wait;
 
 use std::path::Path;
 
-/// The folder of the repository.
+/// The root of the repository.
 pub fn root() -> &'static Path {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"));
-    path.ancestors().nth(2).expect("this crate is two folders below the repository's")
+    path.ancestors().nth(2).expect("this crate is two folders below the root of the repository")
 }

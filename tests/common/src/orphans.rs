@@ -1,4 +1,4 @@
-//! A program that makes orphans in a container, ordinary or traced: see `orphans.c`.
+//! A program that makes ordinary or traced orphans in a container: see `orphans.c`.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! Runs many pods at once that contain only pause, and reports the memory of their sandboxes, as the
-//! kubelet's cAdvisor counts it.
+//! Runs many pods at once that contain only pause. Reports the memory of their sandboxes, as the kubelet's
+//! cAdvisor counts it.
 
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -48,8 +48,8 @@ pub fn many_pods_run_at_once(node: &Node, sandbox: &Sandbox) {
     }
     assert_eq!(sandboxes.len(), replicas);
 
-    // A sample from while the runtime starts the sandbox includes the runtime's own memory, so only later
-    // samples count.
+    // A sample that was taken while the runtime started the sandbox includes the runtime's own memory, so
+    // only later samples count.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
     let mut sizes = Vec::new();
     node.until("cAdvisor has looked at each sandbox", || {
@@ -75,12 +75,12 @@ pub fn many_pods_run_at_once(node: &Node, sandbox: &Sandbox) {
     applied.delete();
 }
 
-/// The working sets, in bytes, of those of these sandboxes that cAdvisor has sampled after `since_ms`
-/// (milliseconds since 1970).
+/// The working sets, in bytes, of these sandboxes, without those that cAdvisor has not sampled after
+/// `since_ms` (milliseconds since 1970).
 ///
-/// Newer versions of the kubelet give the container of a sandbox the name `POD`. Older versions give it no
-/// name, and the pod itself has none, either. So this finds a sandbox by its cgroup, whose path ends with
-/// the id of the sandbox.
+/// In newer versions of the kubelet, the row for the sandbox has the container name `POD`. In older versions,
+/// it has no container name. The row for the whole pod has none either, so the name cannot tell the two
+/// apart. So this finds a sandbox by its cgroup, whose path ends with the id of the sandbox.
 fn working_sets(node: &Node, sandboxes: &BTreeSet<String>, since_ms: u128) -> Vec<u64> {
     let request = http_get(&format!("/api/v1/nodes/{}/proxy/metrics/cadvisor", node::NAME));
     let text = node.within("metrics are read", node.client.request_text(request)).unwrap();

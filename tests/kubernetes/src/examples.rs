@@ -57,7 +57,7 @@ fn sandbox_is_first(pod: &PodOn, container: &str, sandbox: &Sandbox) {
     sandbox_is_first_as(sandbox.user, pod, container, sandbox);
 }
 
-/// The same, with another user than that of the image.
+/// The same, but with this user instead of the image's.
 fn sandbox_is_first_as(user: u32, pod: &PodOn, container: &str, sandbox: &Sandbox) {
     let rows = pod.ps(container);
     let is_root = user == 0;
@@ -140,7 +140,7 @@ fn shared_pid_namespace(node: &Node, sandbox: &Sandbox) {
             .ends_with(&sandbox.command)),
         "{seen}"
     );
-    // A file in the other container's root. The example adds the capability that reading it takes.
+    // This file is in the other container's root. Reading it takes a capability, which the example adds.
     let httpd = rows.iter().find(|row| row.2.starts_with("httpd")).unwrap().0;
     let page =
         pod.exec("shell", &["cat", &format!("/proc/{httpd}/root/usr/share/nginx/html/index.html")]);
@@ -304,7 +304,7 @@ fn seccomp_profile(node: &Node, _: &Sandbox) {
     };
     let ours = names(&serde_json::from_str(profile).unwrap());
     assert_eq!(names(&container.config["linux"]["seccomp"]), ours);
-    // The sandbox has another profile, the runtime's default, which also allows these calls.
+    // The sandbox has another profile, the runtime's default, which also allows the calls below.
     let sandbox = pod.sandbox();
     assert_eq!(node.status_field(sandbox.pid, "Seccomp"), "2");
     assert!(
@@ -376,7 +376,7 @@ fn user_namespace(node: &Node, sandbox: &Sandbox) {
             && row.2 == sandbox.command),
         "{rows:?}"
     );
-    // On the node, it runs as the user that its user is mapped to.
+    // On the node, the sandbox runs as the user to which its user in the pod is mapped.
     let on_node = (first + sandbox.user).to_string();
     let ids = node.status_field(pod.sandbox().pid, "Uid");
     assert!(ids.split_whitespace().all(|id| id == on_node), "{ids} is not {on_node}");

@@ -16,8 +16,8 @@ fn sharing(name: &str) -> serde_json::Value {
     shell(name, "exec sleep 1000000", json!({ "shareProcessNamespace": true }))
 }
 
-/// Orphans that are not traced. pause ignores SIGCHLD, so the kernel reaps these itself and does not wake
-/// pause.
+/// Orphans that are not traced. pause ignores SIGCHLD, so the kernel reaps these orphans itself and does not
+/// wake pause.
 pub fn ordinary_orphans_leave_no_zombie(node: &Node, sandbox: &Sandbox) {
     let (before, after) = wake_ups(node, sandbox, "ordinary");
     if sandbox.is_ours() {
@@ -25,7 +25,7 @@ pub fn ordinary_orphans_leave_no_zombie(node: &Node, sandbox: &Sandbox) {
     }
 }
 
-/// Orphans that ask PID 1 to trace them, and then end. The kernel does not reap these itself.
+/// Orphans that ask PID 1 to trace them, and then end. The kernel does not reap these orphans itself.
 pub fn traced_orphans_leave_no_zombie(node: &Node, sandbox: &Sandbox) {
     wake_ups(node, sandbox, "traced");
 }
@@ -49,7 +49,7 @@ fn wake_ups(node: &Node, image: &Sandbox, kind: &str) -> (String, String) {
     let switches = || node.status_field(sandbox, "voluntary_ctxt_switches");
     let before = switches();
     let made = pod.exec("shell", &["orphans", kind, &ORPHANS.to_string()]);
-    assert_eq!(made.trim(), ORPHANS.to_string(), "as many orphans were made");
+    assert_eq!(made.trim(), ORPHANS.to_string(), "all orphans were made");
     node.until("no zombie is left", || {
         let left = node.cage.children(sandbox);
         left.iter().all(|(_, state)| *state != 'Z')

@@ -1,5 +1,6 @@
-//! Runs the pods of `examples/kubernetes` on a node of a real Kubernetes, with pause as the sandbox, and then
-//! with peers as the sandbox. If a check fails with pause and also with a peer, the fault is not in pause.
+//! Runs the pods of `examples/kubernetes` on a node of a real Kubernetes, first with pause as the sandbox,
+//! and then with other pause programs, the peers. If a check fails with pause and also with a peer, the fault
+//! is probably not in pause.
 //!
 //! `PODPAUSE_KUBERNETES` names a folder with etcd and the servers of Kubernetes 1.20 or newer. containerd,
 //! its shim, `ctr`, runc or crun, and the CNI plugins may be in that folder, or else must be installed.

@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 use crate::certificates::Certificates;
 use crate::images::{self, Sandbox};
 use crate::programs::Programs;
-use common::cage::{Cage, Daemon};
+use common::cage::{Cage, Daemon, NETWORK};
 use common::docs::snippet;
 use common::images::PAUSE;
 
@@ -68,17 +68,6 @@ const SET_UP: &str = r#"
     busybox ip address add "$0/32" dev lo
     busybox hostname "$1"
 "#;
-
-const NETWORK: &str = r#"{
-    "cniVersion": "0.4.0",
-    "name": "pods",
-    "plugins": [{
-        "type": "bridge",
-        "bridge": "pods",
-        "isGateway": true,
-        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.99.0.0/16" }]] }
-    }]
-}"#;
 
 /// The daemons that [`Node::switch`] restarts.
 struct Daemons {

@@ -79,7 +79,7 @@ pub fn close(file: RawFd) {
 }
 
 /// Closes all descriptors above stderr except `kept`, which must be sorted. A child that outlives the start
-/// does this first, because it would otherwise keep pipes open for whose EOF another process waits.
+/// does this first. Otherwise, it would keep pipes open, and a process that waits for EOF on them would hang.
 pub fn close_all_but(kept: impl IntoIterator<Item = RawFd>) {
     let mut first = 3;
     for file in kept.into_iter().map(|file| file as u32) {

@@ -41,7 +41,7 @@ impl Process {
     /// Waits until pause has finished starting. Its last step is to close inherited descriptors, among them
     /// the write end of the `ready` pipe.
     pub fn ready(self) -> Self {
-        self.wait_for(self.ready.as_fd(), "it to be ready");
+        self.wait_for(self.ready.as_fd(), "its readiness");
         let mut byte = [0];
         let count = rustix::io::read(&self.ready, &mut byte).unwrap();
         assert_eq!(count, 0, "nobody writes to the pipe");
@@ -158,7 +158,7 @@ impl Process {
     }
 
     pub(super) fn wait_for(&self, file: BorrowedFd, what: &str) {
-        assert!(is_readable(file, DEADLINE), "process {} took too long for {what}", self.pid);
+        assert!(is_readable(file, DEADLINE), "process {}: waited too long for {what}", self.pid);
     }
 }
 

@@ -8,8 +8,9 @@ pub fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_pause"))
 }
 
-/// Copies the program with cp(1). A child that another test forks meanwhile would inherit our own descriptor
-/// for writing, and the kernel refuses to execute a file that is open for writing (ETXTBSY).
+/// Copies the program with cp(1). If this process wrote the copy itself, a child that another test forks
+/// meanwhile would inherit the descriptor for writing, and the kernel refuses to execute a file that is open
+/// for writing (ETXTBSY).
 pub fn copy_program(to: &Path) {
     let status = std::process::Command::new("cp").arg(program()).arg(to).status().unwrap();
     assert!(status.success());

@@ -22,7 +22,7 @@ use crate::tools::{Daemon, dockerd, need_root, storage};
 
 const DOCKERFILE: &str = include_str!("../../../../Dockerfile");
 
-/// The name of the base image in the Dockerfile's first stage, which the stand-in gets.
+/// The name of the base image in the Dockerfile's first stage. The stand-in image gets this name.
 fn base_name() -> &'static str {
     let line = DOCKERFILE.lines().find(|line| line.ends_with(" AS build")).unwrap();
     line.split(' ').rev().nth(2).unwrap()

@@ -71,7 +71,9 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
+	"unsafe"
 
 	podpause "github.com/podpause/podpause/go"
 )
@@ -95,6 +97,13 @@ func main() {
 	syscall.Setrlimit(1, &syscall.Rlimit{Cur: 1, Max: 1})
 	_, err = podpause.Memfd()
 	fmt.Println(err)
+	// A filter that makes close_range fail with EPERM, for this thread.
+	runtime.LockOSThread()
+	deny := []syscall.SockFilter{{0x20, 0, 0, 0}, {0x15, 0, 1, 436}, {0x06, 0, 0, 0x50001}, {0x06, 0, 0, 0x7fff0000}}
+	filter := syscall.SockFprog{Len: 4, Filter: &deny[0]}
+	syscall.Syscall6(syscall.SYS_PRCTL, 38, 1, 0, 0, 0, 0)                               // PR_SET_NO_NEW_PRIVS
+	syscall.Syscall(syscall.SYS_PRCTL, 22, 2, uintptr(unsafe.Pointer(&filter))) // PR_SET_SECCOMP
+	fmt.Println(podpause.Start(podpause.Command(program)), children())
 }
 "#;
     runtime(folder.path(), &dist.path("go"), main);
@@ -109,6 +118,7 @@ func main() {
     let seals = rustix::fs::fcntl_get_seals(podpause::memfd().unwrap()).unwrap().bits();
     assert_eq!(lines[4], format!("seals {seals}"), "those of the Rust library");
     assert_eq!(lines[5], "RLIMIT_FSIZE: file too large");
+    assert_eq!(lines[6], "close_range: operation not permitted -1");
 }
 
 /// Builds for all platforms. This machine's program stands in for those of the other platforms.

@@ -116,8 +116,8 @@ impl Registry {
         answers.collect()
     }
 
-    /// Asserts that after the first `before` answers only this image was fetched by digest: its manifest, its
-    /// configuration and its layer, in full size. The index may also have been fetched.
+    /// Asserts that, after the first `before` answers, this image and no other was fetched by digest: its
+    /// manifest, its configuration and its layer, in full size. The index may also have been fetched.
     fn assert_was_fetched(&self, dist: &Dist, image: &Image, before: usize) {
         let index = dist.entries()[0].digest().to_string();
         let answers = self.answers().split_off(before);

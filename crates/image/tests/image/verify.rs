@@ -21,8 +21,8 @@ fn differences(dist: &Dist, path: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The rebuild takes platforms, time, commit and name from the folder. The first is with the real compiler,
-/// the others are with the stand-in.
+/// The rebuild takes platforms, time, commit and name from the folder. The first rebuild uses the real
+/// compiler, the others use the stand-in.
 #[test]
 fn identical_image_has_no_differences() {
     let commit = "0123456789abcdef0123456789abcdef01234567";

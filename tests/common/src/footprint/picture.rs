@@ -1,8 +1,8 @@
-//! Draws a run as a picture with three parts: what a pod is charged, zombies while pause is stopped, and
-//! memory against the number of instances.
+//! Draws a run as a picture with three parts: the memory that a pod is charged, the zombies while pause is
+//! stopped, and the memory against the number of instances.
 //!
 //! This writes plain SVG without a plotting library. The picture needs only rectangles, lines and texts, and
-//! a test relies on the same record always giving the same bytes.
+//! a test relies on getting the same bytes from the same record.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ const WIDTH: f64 = 980.0;
 /// The left and right edges of the bars and plots. Names are to the left of them, and values to the right.
 const LEFT: f64 = 250.0;
 const RIGHT: f64 = 700.0;
-/// The number of characters of a name that there is room for.
+/// The greatest number of characters of a name that fit.
 const NAME_MAX: usize = 30;
 const BAR: f64 = 20.0;
 const ROW: f64 = 30.0;
@@ -283,7 +283,7 @@ fn scale(canvas: &mut Canvas, record: &Record) {
     let (low, high) = (low.floor(), high.ceil());
     canvas.title(
         "Memory of all instances together",
-        "Charged to one cgroup for so many instances, each PID 1 of a PID namespace. \
+        "Charged to one cgroup for this many instances, each PID 1 of its own PID namespace. \
          Both axes in powers of ten.",
     );
     let top = canvas.y;

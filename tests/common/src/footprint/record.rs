@@ -123,8 +123,8 @@ pub struct Sandbox {
     pub library: Option<LibrarySandbox>,
 }
 
-/// The time of the library's `spawn`, and of a bare clone3 and exec of the assembly program in the same
-/// namespaces, measured in turn.
+/// The time of the library's `spawn`, and of a bare clone3 and exec of the looping assembly program in new
+/// namespaces of the same kinds, measured alternately.
 #[derive(Serialize, Deserialize)]
 pub struct LibrarySandbox {
     pub spawn_us: Spread,
@@ -216,8 +216,8 @@ const DEFINITIONS: &[(&str, &str)] = &[
     ("rss_file_bytes", "the rest of Rss: resident pages of files"),
     (
         "pss_bytes",
-        "Pss in /proc/PID/smaps_rollup: Rss, with each page divided by the number of processes \
-         that share it, while all instances run",
+        "Pss in /proc/PID/smaps_rollup, read while all instances run: Rss, with each page \
+         divided by the number of processes that share it",
     ),
     (
         "private_bytes",
@@ -231,16 +231,16 @@ const DEFINITIONS: &[(&str, &str)] = &[
     ("mappings", "lines of /proc/PID/maps, except [vsyscall], which every process has"),
     (
         "charged_inside",
-        "the charge to the memory cgroup for one more instance, as PID 1 of its own PID \
-         namespace, if the instance is forked inside the cgroup: anonymous memory, pages of \
+        "the charge to the memory cgroup for one more instance, which is PID 1 of its own PID \
+         namespace and is forked inside the cgroup. It includes anonymous memory, pages of \
          files and kernel memory, from memory.stat (with cgroup v1, kernel memory from \
-         memory.kmem.usage_in_bytes). It is the growth in each of several batches, divided by \
-         the number of instances. Pages of files that an earlier instance has loaded are not \
-         charged again",
+         memory.kmem.usage_in_bytes). Instances are started in several batches. The growth of \
+         the charge in a batch is divided by the number of its instances. Pages of files that \
+         an earlier instance has loaded are not charged again",
     ),
     (
         "charged_after_exec",
-        "the same charge if the instance is forked outside the cgroup and moves into it before \
+        "the same charge, but the instance is forked outside the cgroup and moves into it before \
          the exec, as container runtimes do. What fork allocates, such as the kernel stack, is \
          not charged",
     ),
@@ -256,14 +256,15 @@ const DEFINITIONS: &[(&str, &str)] = &[
     (
         "answer_us",
         "time from the spawn (clone with CLONE_VFORK, then execve) until the process is reaped, \
-         all on one CPU, right after another start of the same program. The argument makes the \
-         program print its version and exit; the program `assembly: exit` only exits",
+         all on one CPU, right after another start of the same program. The program gets an \
+         argument that makes it print its version and exit; `assembly: exit` gets none and only \
+         exits",
     ),
     (
         "asleep_us",
-        "time from the spawn, as PID 1 of a new PID namespace, until the process, and its child \
-         if it starts one, is seen asleep in /proc/PID/stat, which is polled; right after \
-         another start of the same program",
+        "time from the spawn, as PID 1 of a new PID namespace, until the process (and its child, \
+         if it starts one) is seen asleep in /proc/PID/stat, which is polled. The spawn comes \
+         right after another start of the same program",
     ),
     (
         "term_to_reaped_us",
@@ -283,11 +284,12 @@ const DEFINITIONS: &[(&str, &str)] = &[
     (
         "sandbox",
         "times to start pause as PID 1 of new PID, network, IPC, UTS and mount namespaces. \
-         file_us and memfd_us: from the spawn until pause is seen asleep as above, executed \
-         from its file or, by the library, from a memfd that all instances share; the two \
-         alternate. library: on one CPU, from the call of the library's spawn() until it \
-         returns, when pause sleeps (spawn_us), and a bare clone3 of this process and execve of \
-         the assembly program until that is executed (bare_us)",
+         file_us and memfd_us: from the spawn until pause is seen asleep as above. For file_us, \
+         its file is executed. For memfd_us, the library executes a memfd that all instances \
+         share. The two alternate. library: spawn_us and bare_us alternate, on one CPU. \
+         spawn_us is the time of the library's spawn(), which returns when pause sleeps. \
+         bare_us is the time of a bare clone3 of the benchmark and an execve of `assembly: \
+         pause(2) in a loop`, until that program is executed",
     ),
     (
         "orphans",
@@ -316,13 +318,13 @@ const DEFINITIONS: &[(&str, &str)] = &[
     ("traced", "each orphan makes PID 1 its tracer with PTRACE_TRACEME, and exits"),
     (
         "lowest_cpu_share",
-        "PID 1 is alone in a cgroup with cpu.shares 2 or cpu.weight 1, as a sandbox is, on a \
-         CPU with a process that always runs",
+        "PID 1 is alone in a cgroup with cpu.shares 2 or cpu.weight 1, as a sandbox is. On the \
+         same CPU, another process always runs",
     ),
     (
         "idle_wakeups",
-        "context switches of all processes of the program in this time, while they have nothing \
-         to do",
+        "context switches of all processes of the program in the given number of seconds, while \
+         they have nothing to do",
     ),
     (
         "charged_per_instance_bytes",

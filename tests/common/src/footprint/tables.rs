@@ -308,10 +308,8 @@ fn goal(goal: &Goal) -> String {
         Some(false) => "MISSED",
         None => "not measured",
     };
-    // Ratios are printed with decimals, and counts without. The limit of a count is 0.
-    let decimals = if goal.limit > 0.0 { 2 } else { 0 };
-    let measured = or_dash(goal.measured.map(|measured| format!("{measured:.decimals$}")));
-    format!("{verdict:<12}  {measured:>5} (at most {:.decimals$})  {}\n", goal.limit, goal.what)
+    let measured = or_dash(goal.measured.map(|measured| format!("{measured:.2}")));
+    format!("{verdict:<12}  {measured:>5} (at most {:.2})  {}\n", goal.limit, goal.what)
 }
 
 /// The table of the README.
