@@ -81,7 +81,7 @@ fn unsupported(root: &Path) -> Option<String> {
     if !root.join(&source).exists() {
         return Some(format!("pause does not support {arch} yet; add {source}"));
     }
-    // Each file in src/arch supports only one of the ABIs of its architecture.
+    // Each file in src/arch supports only one byte order and one pointer width.
     let abi = match arch.as_str() {
         "s390x" => ("big", "64"),
         "arm" | "x86" => ("little", "32"),

@@ -29,7 +29,7 @@ private_apt() {
     mkdir -p "$state"/{lists/partial,cache/archives/partial}
     trap "rm -rf '$state'" EXIT
     : >"$state/status"
-    # One line per release, because otherwise the packages for all architectures would be listed twice.
+    # One line per release: with a line for each architecture, apt would list packages of `Architecture: all` twice.
     printf '%s\n' "$@" | while read -r release archs; do
         echo "deb [arch=${archs// /,} signed-by=$keys] $archive $release main"
     done >"$state/sources.list"

@@ -103,7 +103,7 @@ END
 # Writes the kernel in a file to stdout. For some architectures, the kernel is compressed inside an EFI program (a
 # zboot image). The third word of that program's header is the offset of the compressed kernel, the fourth its size.
 #
-# Every command that reads from a pipe here reads to the end, as do the awk commands below. Otherwise, SIGPIPE would
+# Every command that reads from a pipe in this function and in fetch_kernels reads to the end. Otherwise, SIGPIPE would
 # sometimes kill the command that writes to the pipe, and with `pipefail` the script would end without a message.
 unpack_kernel() {
     local header

@@ -31,6 +31,7 @@ int main(void)
     int program = memfd_create("pause", MFD_CLOEXEC | MFD_ALLOW_SEALING | EXECUTABLE);
     if (program < 0 && errno == EINVAL)
         program = memfd_create("pause", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    check(program >= 0, "memfd_create");
     check(write(program, pause_elf, sizeof pause_elf) == sizeof pause_elf, "memfd");
     int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
     check(fcntl(program, F_ADD_SEALS, seals) == 0, "seal");
@@ -45,7 +46,7 @@ int main(void)
     }
     close(ready[1]);
 
-    /* pause closes what it inherits as the last thing before it sleeps: the pipe ends. */
+    /* The last thing that pause does before it sleeps is to close what it inherits. Then read(2) returns EOF. */
     char byte;
     check(pod > 0 && read(ready[0], &byte, 1) == 0, "wait for pause");
     printf("pause %s holds the namespaces of process %d\n", PAUSE_VERSION, pod);

@@ -5,8 +5,8 @@
 //! cargo run --example pod -- COMMAND…     runs COMMAND in a pod
 //! ```
 //!
-//! Any user can run it, on Linux 5.9 or newer. It needs no image, no runtime and no other program. It is a
-//! demonstration, not a runtime: a container shares all namespaces of its pod, sees the machine's files, and
+//! Any user who may create user namespaces can run it, on Linux 5.9 or newer. It needs no image, no runtime and no
+//! other program. It is a demonstration, not a runtime: a container shares all namespaces of its pod, sees the machine's files, and
 //! has no limits.
 //!
 //! Read `main` first, and then the functions below it in order. The containers are this program, executed

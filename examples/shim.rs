@@ -1,12 +1,12 @@
-//! A shim in one file. It does and checks each step that a shim takes around PID 1 of a pod with a shared PID
-//! namespace, which is pause. `docs/sandbox-init.md` explains the steps, and the numbers here are those of
+//! A shim in one file. pause is PID 1 of a pod with a shared PID namespace, and this example does and checks
+//! each step that a shim takes around it. `docs/sandbox-init.md` explains the steps, and the numbers here are those of
 //! its table.
 //!
 //! ```text
 //! cargo run --example shim
 //! ```
 //!
-//! Any user can run it. It reports and skips what needs more rights.
+//! Any user who may create user namespaces can run it. It reports and skips what needs more rights.
 
 use std::fmt::Display;
 use std::fs;

@@ -82,8 +82,8 @@ pub fn compile_source(
         // Optimise for size, without unwinding, and with the fixed addresses of pause.ld.
         .args(["-Copt-level=z", "-Cpanic=abort", "-Ccodegen-units=1"])
         .args(["-Crelocation-model=static", "-Cforce-unwind-tables=no"])
-        // Keeps constants inside loops. Loading one before a loop takes two instructions instead of one, and
-        // occupies a register.
+        // Keeps constants inside loops. A constant that is loaded before a loop occupies a register, and needs a
+        // second instruction that copies it to where it is used.
         .arg("-Cllvm-args=-disable-machine-licm")
         // Without a red zone the compiler can use push and pop, which are short.
         .arg("-Cno-redzone=yes")

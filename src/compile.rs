@@ -27,10 +27,10 @@ pub use link::compile_source;
 pub use link::{PLATFORMS, Platform, compile};
 
 static SOURCE: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");
-const LINKER_SCRIPT: &str = include_str!("../link/pause.ld");
+static LINK: Dir = include_dir!("$CARGO_MANIFEST_DIR/link");
 
-/// Writes the source of the program to a directory, where [`compile`] can use it. Creates the directory if
-/// necessary.
+/// Writes the source of the program to a directory, where [`compile`] can use it: `src`, the linker script, and the
+/// compiler's flags in `link/compile.rs`. Creates the directory if necessary.
 ///
 /// # Errors
 ///
@@ -40,7 +40,7 @@ pub fn write_source(folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder.join(name))?;
     }
     SOURCE.extract(folder.join("src"))?;
-    fs::write(folder.join("link/pause.ld"), LINKER_SCRIPT)
+    LINK.extract(folder.join("link"))
 }
 
 impl Platform {

@@ -125,8 +125,8 @@ pub static HEADER: Header = Header {
             p_align: PAGE_MAX,
         },
         // Makes the start stack non-executable. Without this header, some kernels make all readable memory
-        // executable, including the private page: on x86_64 those before 5.8, on 32-bit x86 also newer ones
-        // (`elf_read_implies_exec`).
+        // executable, including the private page: on x86_64 and aarch64 those
+        // before 5.8, on 32-bit x86 and Arm also newer ones (`elf_read_implies_exec`).
         Segment {
             p_type: PT_GNU_STACK,
             p_flags: PF_R | PF_W,

@@ -89,8 +89,9 @@ fn copy_name(stack: StartStack, constants: &Constants, page: &mut Page) {
     page.map.arg_end = (copy + length + 1) as u64;
 }
 
-/// Unmaps everything from the end of the private page to `arch::MEMORY_END` or, without that, to the end of
-/// the start stack. That also frees the page tables of this memory.
+/// Unmaps everything from the next address after the private page that is a multiple of 64 KiB, to
+/// `arch::MEMORY_END` or, without that, to the end of the start stack. That also frees the page tables of
+/// this memory.
 ///
 /// If the kernel refuses the new memory map, everything stays mapped.
 #[inline(always)]

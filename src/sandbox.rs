@@ -10,14 +10,14 @@ mod process;
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus};
 
-use rustix::io::fcntl_dupfd_cloexec;
+use rustix::io::{Errno, fcntl_dupfd_cloexec, retry_on_intr};
 use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open};
 
 use child::{Plan, Step};
@@ -303,15 +303,17 @@ impl SandboxBuilder<'_> {
         let root_path = root_path.transpose().map_err(|error| {
             Error::new("make a folder the root of the sandbox", io::Error::from(error))
         })?;
-        let parent = self.dies_with_parent.then(|| pidfd_open(getpid(), PidfdFlags::empty()));
         let prepare = |error: io::Error| Error::new("prepare the child", error);
-        let parent = parent.transpose().map_err(|error| prepare(error.into()))?;
-        let (ours, theirs) = channel().map_err(|error| prepare(error.into()))?;
-        let ours = above_stdio(ours).map_err(prepare)?;
-        let theirs = above_stdio(theirs).map_err(prepare)?;
+        let (ours, theirs) = channel_above_stdio().map_err(prepare)?;
 
         let makes_user = new.contains(&Namespace::User);
         let needs_helper = request.joins_pid || joins_user || makes_user && !joined.is_empty();
+        let waits = makes_user || needs_helper;
+        let parent = (waits || self.dies_with_parent).then(|| {
+            let pidfd = pidfd_open(getpid(), PidfdFlags::empty())?;
+            above_stdio(pidfd)
+        });
+        let parent = parent.transpose().map_err(prepare)?;
         let plan = Plan {
             program: program.0.as_ref().map(AsFd::as_fd),
             channel: theirs.as_fd(),
@@ -322,27 +324,32 @@ impl SandboxBuilder<'_> {
             new: flags(&new),
             cgroup: cgroup.as_ref().map(AsFd::as_fd),
             needs_helper,
-            waits: makes_user || needs_helper,
+            waits,
             host_name: host_name.as_deref(),
             root: root_path.as_deref(),
             user,
             parent: parent.as_ref().map(AsFd::as_fd),
+            dies_with_parent: self.dies_with_parent,
         };
         let first = start(&plan).map_err(|error| request.cannot_clone(error))?;
-        let waits = plan.waits;
         drop(theirs);
 
-        let (child, mut pipe) = listen(&request, ours.as_fd(), first, needs_helper)?;
+        let (mut child, pipe) = listen(&request, ours.as_fd(), first, needs_helper)?;
         if makes_user {
             ids::write_maps(child.pid, &uids, &gids)?;
         }
-        if waits {
-            rustix::io::write(&ours, b"!").map_err(|error| prepare(error.into()))?;
+        // The failure that the child has sent through the socket, or otherwise how it ended.
+        let reported = |child: &mut Child| match receive_now(ours.as_fd()) {
+            Ok(Some(Message::Failed(failure))) => failed(&request, failure),
+            _ => ended(child),
+        };
+        if waits && rustix::io::write(&ours, b"!").is_err() {
+            return Err(reported(&mut child));
         }
-        drop(ours);
         let mut failure = [0; message::LENGTH];
-        match pipe.read(&mut failure).map_err(|error| Error::new("wait for pause", error))? {
-            0 if child.is_ending() => Err(ended(child)),
+        let length = retry_on_intr(|| rustix::io::read(&pipe, &mut failure));
+        match length.map_err(|error| Error::new("wait for pause", error))? {
+            0 if child.is_ending() => Err(reported(&mut child)),
             0 => {
                 let kinds: Vec<_> = joined.iter().map(|(kind, _)| *kind).collect();
                 Ok(Sandbox { child, namespaces: flags(&new) | flags(&kinds) })
@@ -400,23 +407,42 @@ fn listen(
     channel: BorrowedFd<'_>,
     first: Child,
     is_helper: bool,
-) -> Result<(Child, File), Error> {
+) -> Result<(Child, OwnedFd), Error> {
     let (mut child, mut is_pause, mut pipe) = (first, !is_helper, None);
-    loop {
+    let error = loop {
         if is_pause && let Some(pipe) = pipe.take() {
             return Ok((child, pipe));
         }
-        match receive(channel, child.pidfd.as_fd()) {
+        match receive(channel, child.pidfd.as_fd()).map_err(io::Error::from) {
             // The helper exits after this message. The assignment drops the helper, which reaps it.
-            Ok(Some(Message::Cloned(pid, pidfd))) => {
-                (child, is_pause) = (Child::new(pid, pidfd), true);
+            Ok(Some(Message::Cloned(pid, pidfd))) => match cloned(pid, pidfd) {
+                Ok(pause) => (child, is_pause) = (pause, true),
+                Err(error) => break Error::new("receive a message from the child", error),
+            },
+            Ok(Some(Message::Pipe(file))) => pipe = Some(file),
+            Ok(Some(Message::Failed(failure))) => break failed(request, failure),
+            Ok(None) => break ended(&mut child),
+            Err(error) => break Error::new("receive a message from the child", error),
+        }
+    };
+    // The helper may have cloned pause without having said so yet. pause is a child of this process.
+    if !is_pause {
+        let _ = child.wait();
+        while let Ok(Some(message)) = receive_now(channel) {
+            if let Message::Cloned(pid, pidfd) = message {
+                drop(cloned(pid, pidfd));
             }
-            Ok(Some(Message::Pipe(file))) => pipe = Some(File::from(file)),
-            Ok(Some(Message::Failed(failure))) => return Err(failed(request, failure)),
-            Ok(None) => return Err(ended(child)),
-            Err(error) => return Err(Error::new("receive a message from the child", error)),
         }
     }
+    Err(error)
+}
+
+/// The child with this id and pidfd. Without a pidfd, kills and reaps the child.
+fn cloned(pid: i32, pidfd: Option<OwnedFd>) -> io::Result<Child> {
+    pidfd.map(|pidfd| Child::new(pid, pidfd)).ok_or_else(|| {
+        process::kill_and_reap(pid);
+        Errno::MFILE.into()
+    })
 }
 
 fn failed(request: &Request<'_>, failure: Failure) -> Error {
@@ -424,7 +450,7 @@ fn failed(request: &Request<'_>, failure: Failure) -> Error {
 }
 
 /// The error for a child that ended without a message.
-fn ended(mut child: Child) -> Error {
+fn ended(child: &mut Child) -> Error {
     let end = match child.wait() {
         Ok(status) => io::Error::other(format!("it ended at once: {status}")),
         Err(error) => error,
@@ -464,6 +490,12 @@ fn open_all(joined: Vec<(Namespace, Existing)>) -> Result<Vec<(Namespace, OwnedF
         Ok((kind, file))
     });
     opened.collect()
+}
+
+/// Two connected sockets above 2.
+fn channel_above_stdio() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = channel()?;
+    Ok((above_stdio(ours)?, above_stdio(theirs)?))
 }
 
 /// Moves a file to a descriptor above 2, because the child replaces 0, 1 and 2. If the caller has closed its
@@ -611,35 +643,35 @@ impl Sandbox {
     /// # }
     /// ```
     pub fn start(&self, mut command: Command) -> io::Result<Container> {
-        let (ours, theirs) = channel()?;
+        let (ours, theirs) = channel_above_stdio()?;
         let pidfd = self.child.pidfd.try_clone()?;
         let flags = self.namespaces;
         // SAFETY: `pre_exec` requires that the function is async-signal-safe. It only makes system calls. It
-        // returns in the container, which then executes the command. Without it, the child that std forks
-        // would do that.
+        // returns in the container, which then executes the command. Without `enter`, the child that
+        // std forks would execute the command, outside the sandbox.
         unsafe { command.pre_exec(move || child::enter(&theirs, &pidfd, flags)) };
         // The child that std forked ends as soon as it has cloned the container.
         let spawned = command.spawn().and_then(|mut helper| {
             let streams = (helper.stdin.take(), helper.stdout.take(), helper.stderr.take());
-            helper.wait()?;
-            Ok(streams)
+            match helper.wait() {
+                // The kernel or another thread has reaped the helper.
+                Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(streams),
+                waited => waited.map(|_| streams),
+            }
         });
-        let entered = match receive_now(ours.as_fd())? {
-            Some(Message::Cloned(pid, pidfd)) => Ok(Child::new(pid, pidfd)),
-            Some(Message::Failed(failure)) => {
-                let error = io::Error::from(failure.errno);
-                let text = format!("enter the sandbox of process {}: {error}", self.child.pid);
-                Err(io::Error::new(error.kind(), text))
-            }
-            _ => Err(io::Error::other(String::from("the helper ended too early"))),
+        let failed = |error: io::Error| {
+            let text = format!("enter the sandbox of process {}: {error}", self.child.pid);
+            Err(io::Error::new(error.kind(), text))
         };
-        match (spawned, entered) {
-            (Ok((stdin, stdout, stderr)), Ok(child)) => {
-                Ok(Container { stdin, stdout, stderr, child })
+        match (spawned, receive_now(ours.as_fd())?) {
+            (spawned, Some(Message::Cloned(pid, pidfd))) => {
+                let child = cloned(pid, pidfd)?;
+                // After an error, exec has failed, so the container has ended or is about to end.
+                spawned.map(|(stdin, stdout, stderr)| Container { stdin, stdout, stderr, child })
             }
-            // If there is a container, its exec has failed, so it has ended or is about to end.
-            (Err(error), Ok(_)) => Err(error),
-            (_, Err(error)) => Err(error),
+            (_, Some(Message::Failed(failure))) => failed(failure.errno.into()),
+            (Err(error), _) => Err(error),
+            (Ok(_), _) => failed(io::Error::other(String::from("the helper ended too early"))),
         }
     }
 

@@ -92,7 +92,8 @@ pub struct MemoryMap {
 const NO_FILE: u32 = u32::MAX;
 
 impl MemoryMap {
-    /// Sets `end_code` and `start_stack` to `page`, and all other addresses to `text`.
+    /// Sets `end_code` and `start_stack` to `page`, and all other addresses except `auxv` to `text`. `auxv` stays
+    /// zero.
     ///
     /// The kernel requires each address to be valid (`validate_prctl_map_addr` in `kernel/sys.c`). Since
     /// `brk` is outside the private page, /proc/PID/maps labels that page `[stack]`, not `[heap]`.

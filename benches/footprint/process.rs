@@ -1,6 +1,6 @@
 //! Starts processes as a runtime does, ends them, and reads /proc.
 //!
-//! It contains all unsafe code of the benchmark. Each public function that starts a process returns a guard
+//! It contains all unsafe code of the benchmark. Each public function that leaves a process running returns a guard
 //! that kills and reaps it. If the benchmark is killed, the kernel also kills the processes of `start` and
 //! `fork`, but not those of `start_bare`. `ends_within`, `wait_until_asleep`, `wait_until_stopped` and
 //! `bytes_until_end` have a deadline.

@@ -18,7 +18,7 @@ use rustix::process::{
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::clone::{Cloned, clone3, exit};
-use super::message::{Failure, send, send_failure};
+use super::message::{Failure, send_cloned, send_failure, send_pipe};
 use super::namespace::Namespace;
 
 /// The default user and group of pause.
@@ -45,8 +45,10 @@ pub(super) struct Plan<'a> {
     pub(super) host_name: Option<&'a [u8]>,
     pub(super) root: Option<&'a CStr>,
     pub(super) user: Option<(u32, u32)>,
-    /// The pidfd of the parent, if pause should end with it.
+    /// The pidfd of the parent, if the child waits for it or pause should end with it.
     pub(super) parent: Option<BorrowedFd<'a>>,
+    /// Whether pause should end with its parent.
+    pub(super) dies_with_parent: bool,
 }
 
 impl Plan<'_> {
@@ -146,7 +148,10 @@ pub(super) fn help(plan: &Plan<'_>) -> ! {
         // SAFETY: `clone3` requires that the child only makes system calls, and `become_pause` does.
         match unsafe { clone3(flags, plan.cgroup) }.at(Step::Clone)? {
             Cloned::Child => become_pause(plan),
-            Cloned::Parent(pid, pidfd) => send(plan.channel, Some(pid), &pidfd).at(Step::Start),
+            Cloned::Parent(pid, pidfd) => {
+                send_cloned(plan.channel, pid, &pidfd);
+                Ok(())
+            }
         }
     });
     if let Err(failure) = result {
@@ -216,18 +221,27 @@ pub(super) fn become_pause(plan: &Plan<'_>) -> ! {
 /// fork. So EOF means that pause has closed the write end or has ended.
 fn open_pipe(plan: &Plan<'_>) -> Result<OwnedFd> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).at(Step::Start)?;
-    send(plan.channel, None, &reader).at(Step::Start)?;
+    send_pipe(plan.channel, &reader).at(Step::Start)?;
     // Above 2, because the child replaces 0, 1 and 2 later.
     let writer = fcntl_dupfd_cloexec(&writer, 3).at(Step::Start)?;
     if plan.waits {
-        let mut byte = [0_u8; 1];
-        match retry_on_intr(|| rustix::io::read(plan.channel, &mut byte)) {
-            Ok(1..) => {}
-            // The parent has given up or has died.
-            _ => exit(1),
-        }
+        wait_for_parent(plan);
     }
     Ok(writer)
+}
+
+/// Waits for a byte from the parent. Exits if the parent gives up or dies.
+fn wait_for_parent(plan: &Plan<'_>) {
+    // Another child of the parent may hold a copy of the parent's end of the socket. Then the death of the
+    // parent does not cause EOF, but its pidfd becomes readable.
+    let parent = plan.parent.unwrap_or(plan.channel);
+    let mut files = [plan.channel, parent].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    let polled = retry_on_intr(|| poll(&mut files, None));
+    let mut byte = [0_u8; 1];
+    let is_there = polled.is_ok() && !files[0].revents().is_empty();
+    if !is_there || !matches!(rustix::io::read(plan.channel, &mut byte), Ok(1..)) {
+        exit(1)
+    }
 }
 
 fn prepare(plan: &Plan<'_>, pipe: &OwnedFd) -> Result<()> {
@@ -253,7 +267,9 @@ fn prepare(plan: &Plan<'_>, pipe: &OwnedFd) -> Result<()> {
     }
     set_no_new_privs(true).at(Step::User)?;
     become_user(plan.user).at(Step::User)?;
-    if let Some(parent) = plan.parent {
+    if plan.dies_with_parent
+        && let Some(parent) = plan.parent
+    {
         // Changing the user clears the signal, so this comes afterwards.
         set_parent_process_death_signal(Some(Signal::KILL)).at(Step::ParentDeath)?;
         let mut files = [PollFd::from_borrowed_fd(parent, PollFlags::IN)];
@@ -262,10 +278,10 @@ fn prepare(plan: &Plan<'_>, pipe: &OwnedFd) -> Result<()> {
             exit(1)
         }
     }
-    // Closes nothing, because there is no such descriptor. But where this call fails, pause could not close the
+    // Closes nothing, because no process can have this descriptor. But where this call fails, pause could not close the
     // pipe, and the parent would wait for EOF until pause ends.
     // SAFETY: the call takes numbers and closes no descriptor that exists.
-    match unsafe { libc::syscall(libc::SYS_close_range, u32::MAX, u32::MAX, 0) } {
+    match unsafe { libc::syscall(libc::SYS_close_range, i32::MAX, i32::MAX, 0) } {
         0 => {}
         _ => return Err(io::Error::last_os_error()).at(Step::Ready),
     }
@@ -316,8 +332,10 @@ pub(super) fn enter(channel: &OwnedFd, sandbox: &OwnedFd, flags: u32) -> io::Res
         send_failure(channel.as_fd(), Failure { step: Step::Start.number(), errno });
         io::Error::from(errno)
     };
-    let kinds = rustix::thread::ThreadNameSpaceType::from_bits_retain(flags);
-    rustix::thread::move_into_thread_name_spaces(sandbox.as_fd(), kinds).map_err(fail)?;
+    if flags != 0 {
+        let kinds = rustix::thread::ThreadNameSpaceType::from_bits_retain(flags);
+        rustix::thread::move_into_thread_name_spaces(sandbox.as_fd(), kinds).map_err(fail)?;
+    }
     if flags & Namespace::User.flag() != 0 {
         // It is not an error if the user namespace does not map the ids or the caller may not change them.
         match become_user(Some((0, 0))) {
@@ -331,10 +349,7 @@ pub(super) fn enter(channel: &OwnedFd, sandbox: &OwnedFd, flags: u32) -> io::Res
         Err(error) => Err(fail(Errno::from_io_error(&error).unwrap_or(Errno::IO))),
         Ok(Cloned::Child) => Ok(()),
         Ok(Cloned::Parent(pid, pidfd)) => {
-            if send(channel.as_fd(), Some(pid), &pidfd).is_err() {
-                // Without the container's pidfd, the parent could not find the container.
-                let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
-            }
+            send_cloned(channel.as_fd(), pid, &pidfd);
             let _ = pidfd.into_raw_fd();
             exit(0)
         }

@@ -68,6 +68,13 @@ fn write_map(pid: i32, name: &str, helper: &str, lines: &[Line]) -> Result<(), E
                  (package uidmap), or run as root"
             )));
         }
+        // The kernel or another thread has reaped the helper. Its success shows in the map.
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
+            return match fs::read_to_string(&file) {
+                Ok(map) if !map.trim().is_empty() => Ok(()),
+                _ => Err(Error::new(format!("run {helper}"), error)),
+            };
+        }
         Err(error) => return Err(Error::new(format!("run {helper}"), error)),
     };
     if output.status.success() {

@@ -22,8 +22,9 @@ pub(super) fn channel() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 /// A message of a child.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// The sender has cloned the process with this id and pidfd, as a child of the receiver.
-    Cloned(i32, OwnedFd),
+    /// The sender has cloned the process with this id and pidfd, as a child of the receiver. The pidfd is
+    /// missing if the receiver has reached its limit of descriptors.
+    Cloned(i32, Option<OwnedFd>),
     /// From here on, the child reports a failure through this pipe. EOF means that pause is ready or that the
     /// child has ended. Only the child has the write end.
     Pipe(OwnedFd),
@@ -64,22 +65,35 @@ fn from_bytes([a, b, c, d, e, f, g, h]: [u8; LENGTH]) -> [i32; 2] {
 /// Stands in place of a process id, and marks a [`Message::Pipe`].
 const PIPE: i32 = 0;
 
-/// Sends a pipe, or a pidfd with its process id. This function allocates nothing.
-pub(super) fn send(channel: BorrowedFd<'_>, pid: Option<i32>, file: &OwnedFd) -> Result<(), Errno> {
-    let files = [file.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&files));
-    let bytes = to_bytes([pid.unwrap_or(PIPE), 0]);
-    sendmsg(channel, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
+/// Sends a pipe. This function allocates nothing.
+pub(super) fn send_pipe(channel: BorrowedFd<'_>, pipe: &OwnedFd) -> Result<(), Errno> {
+    send(channel, [PIPE, 0], Some(pipe))
+}
+
+/// Sends the id and the pidfd of a cloned process. This function allocates nothing.
+pub(super) fn send_cloned(channel: BorrowedFd<'_>, pid: i32, pidfd: &OwnedFd) {
+    // The id alone is enough for the parent to kill and reap the process. If that fails too, the parent has
+    // ended.
+    if send(channel, [pid, 0], Some(pidfd)).is_err() {
+        let _ = send(channel, [pid, 0], None);
+    }
 }
 
 /// Sends the failure of a step. This function allocates nothing.
 pub(super) fn send_failure(channel: BorrowedFd<'_>, failure: Failure) {
-    let bytes = failure.to_bytes();
-    let mut none = SendAncillaryBuffer::default();
     // If this fails, the parent has ended, or notices that the child ends.
-    let _ = sendmsg(channel, &[IoSlice::new(&bytes)], &mut none, SendFlags::NOSIGNAL);
+    let _ = send(channel, [failure.step, failure.errno.raw_os_error()], None);
+}
+
+fn send(channel: BorrowedFd<'_>, numbers: [i32; 2], file: Option<&OwnedFd>) -> Result<(), Errno> {
+    let file = file.map(|file| [file.as_fd()]);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if let Some(files) = &file {
+        ancillary.push(SendAncillaryMessage::ScmRights(files));
+    }
+    let bytes = to_bytes(numbers);
+    sendmsg(channel, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL).map(drop)
 }
 
 /// Waits for a message from the process with this pidfd. Returns `None` if the process ended without one.
@@ -113,9 +127,9 @@ pub(super) fn receive_now(channel: BorrowedFd<'_>) -> rustix::io::Result<Option<
     });
     Ok(Some(match (from_bytes(bytes), files.next()) {
         ([PIPE, _], Some(file)) => Message::Pipe(file),
-        ([pid, _], Some(file)) => Message::Cloned(pid, file),
         // The kernel drops the descriptor if this process has reached its limit of descriptors.
-        ([_, 0], None) => return Err(Errno::MFILE),
-        (_, None) => Message::Failed(Failure::from_bytes(bytes)),
+        ([PIPE, 0], None) => return Err(Errno::MFILE),
+        ([pid, 0], pidfd) => Message::Cloned(pid, pidfd),
+        (_, _) => Message::Failed(Failure::from_bytes(bytes)),
     }))
 }

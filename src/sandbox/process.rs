@@ -4,15 +4,20 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, WaitOptions, kill_process, pidfd_send_signal,
+    waitid, waitpid,
+};
 
 /// How long drop waits for a process that it has killed.
-const DROP_DEADLINE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+const DROP_DEADLINE: Duration = Duration::from_secs(1);
 
-/// A child of this process. Drop kills and reaps it.
+/// A process, known by its pidfd. Drop kills it, and reaps it if it is a child of this process and ends within
+/// one second.
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) pid: i32,
@@ -39,14 +44,23 @@ impl Child {
             return Ok(status);
         }
         let id = || WaitId::PidFd(self.pidfd.as_fd());
-        match retry_on_intr(|| waitid(id(), WaitIdOptions::EXITED)) {
+        let wait = || retry_on_intr(|| waitid(id(), WaitIdOptions::EXITED));
+        let poll_pidfd = || {
+            let mut files = [PollFd::new(&self.pidfd, PollFlags::IN)];
+            retry_on_intr(|| poll(&mut files, None))
+        };
+        let waited = match wait() {
+            // The pidfd is non-blocking.
+            Err(Errno::AGAIN) => poll_pidfd().and_then(|_| wait()),
+            waited => waited,
+        };
+        match waited {
             Ok(status) => {
                 let status = status.ok_or(io::ErrorKind::Other)?;
                 Ok(*self.status.insert(exit_status(&status)))
             }
             Err(Errno::CHILD) => {
-                let mut files = [PollFd::new(&self.pidfd, PollFlags::IN)];
-                retry_on_intr(|| poll(&mut files, None))?;
+                poll_pidfd()?;
                 let text = format!(
                     "process {} has ended, but its status is not known: this process ignores \
                      SIGCHLD, another part of it waits for any child, or it is not the parent",
@@ -60,12 +74,18 @@ impl Child {
 
     /// Whether the process has ended, or was reaped.
     pub(super) fn has_ended(&self) -> bool {
-        self.ends_within(&Timespec::default())
+        self.ends_within(Duration::ZERO)
     }
 
-    fn ends_within(&self, time: &Timespec) -> bool {
+    fn ends_within(&self, time: Duration) -> bool {
+        let end = Instant::now() + time;
         let mut files = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        retry_on_intr(|| poll(&mut files, Some(time))).is_ok_and(|count| count > 0)
+        // A signal handler interrupts poll, which then waits only for the rest of the time.
+        let wait = || {
+            let left = end.saturating_duration_since(Instant::now());
+            poll(&mut files, Timespec::try_from(left).ok().as_ref())
+        };
+        retry_on_intr(wait).is_ok_and(|count| count > 0)
     }
 
     /// Whether the kernel has begun to end the process.
@@ -118,10 +138,19 @@ impl Drop for Child {
             let _ = self.send(Signal::KILL);
             // PID 1 ends only after all other processes in its namespace are reaped. Some of them may be
             // children of this thread, so the wait needs a limit.
-            if self.ends_within(&DROP_DEADLINE) {
+            if self.ends_within(DROP_DEADLINE) {
                 let _ = self.wait();
             }
         }
+    }
+}
+
+/// Kills and reaps a child for which there is no pidfd. If another thread has reaped it, its id may belong to
+/// another process, but that takes as many new processes as there are ids.
+pub(super) fn kill_and_reap(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, Signal::KILL);
+        let _ = retry_on_intr(|| waitpid(Some(pid), WaitOptions::empty()));
     }
 }
 

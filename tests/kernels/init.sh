@@ -47,10 +47,8 @@ check_memory() {
         case $line in
             1) check "$1: the first mapping is the text" "$what" "r-xp $page_kb /pause" ;;
             2)
-                # The name of this page depends on the kernel's version, because the recorded addresses of the stack
-                # and of the heap are both in this page.
-                what=${what%'[heap]'} what=${what%'[stack]'}
-                check "$1: the second is the private page" "$what" "rw-p $page_kb "
+                # pause tells the kernel that this page is its stack.
+                check "$1: the second is the private page" "$what" "rw-p $page_kb [stack]"
                 ;;
             *)
                 check "$1: $name is above the start stack" "$(yes_if [ $start -gt $path ])" yes

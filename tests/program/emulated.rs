@@ -11,7 +11,7 @@
 //!   it does for pause alone;
 //! - seccomp, because a filter sees this machine's system call numbers.
 //!
-//! `tests/kernels` tests these on real kernels.
+//! `tests/kernels` tests the memory, the name and pause as PID 1 on real kernels.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};

@@ -8,7 +8,7 @@ use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use rustix::fs::MemfdFlags;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::harness::{Body, Process, Start, copy_program, skip};
+use crate::harness::{Body, Process, Start, copy_program, do_not_randomise_addresses, skip};
 
 /// How many bytes of its name pause keeps at most.
 const NAME_MAX: usize = 127;
@@ -67,6 +67,19 @@ fn is_one_shared_and_one_private_page() {
     assert_eq!(memory_bytes(&process, "Anonymous"), 4_096, "private memory");
     assert_eq!(memory_bytes(&process, "Rss"), 8_192, "memory");
     assert_eq!(process.status().vmpte, Some(12), "kB of page tables");
+}
+
+/// The start stack then extends into the last page of the address space, which pause does not unmap.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn is_a_page_more_without_address_space_randomisation() {
+    let process = Start::pid1().step(do_not_randomise_addresses).spawn().asleep();
+    let mappings = mappings(&process);
+    let last = mappings.iter().rfind(|mapping| mapping.pathname != MMapPath::Vsyscall).unwrap();
+    assert_eq!((mappings.len(), last.address.0), (4, 0x7fff_ffff_e000), "{mappings:#?}");
+    assert_eq!(memory_bytes(&process, "Anonymous"), 2 * page_size(), "private memory");
+    assert_eq!(memory_bytes(&process, "Rss"), 3 * page_size(), "memory");
+    assert_eq!(process.status().vmpte, Some(24), "kB of page tables");
 }
 
 /// The negative control: without `munmap`, pause has more memory.

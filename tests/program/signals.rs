@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT end pause. Every other signal has its default action.
+//! SIGTERM and SIGINT end pause. The other signals have their default action, unless they were ignored before.
 
 use rustix::process::Signal;
 
@@ -142,6 +142,16 @@ fn other_signals_have_their_default_action(form: Form) {
             }
         }
     }
+}
+
+/// execve(2) keeps ignored signals ignored, and pause changes only SIGCHLD.
+#[test]
+fn other_signals_stay_ignored() {
+    let process = Start::new().arguments(&["-P"]).ignoring(libc::SIGHUP).spawn().asleep();
+    process.send(Signal::HUP);
+    process.sleeps();
+    assert!(process.lives());
+    process.terminate();
 }
 
 /// The kernel delivers SIGKILL and SIGSTOP to a PID 1 if they come from the parent namespace (signal(7),

@@ -9,8 +9,8 @@ use rustix::process::{Pid, Signal, getpid, getppid};
 
 use crate::harness::{
     self, Body, DEADLINE, End, Form, Process, Start, close_all_but, exit, fork, freezers,
-    is_readable, is_root, kill, read_byte, readable_copy, set_ids, skip, test_each_form, trace_me,
-    wait_for_child, write_byte,
+    is_readable, is_root, kill, read_byte, readable_copy, seize, set_ids, skip, test_each_form,
+    trace_me, wait_for_child, write_byte,
 };
 use crate::reaping::{gate, orphan_maker, wait_until_childless};
 
@@ -22,6 +22,7 @@ test_each_form! {
     orphans_are_reaped_by_a_subreaper
     orphan_whose_leader_ended_first_is_reaped
     orphan_of_a_killed_debugger_stays_stopped_until_it_is_killed
+    orphan_of_another_tracer_stays_a_zombie_until_the_tracer_ends
 }
 
 const ORPHANS: usize = 200;
@@ -206,6 +207,50 @@ fn orphan_of_a_killed_debugger_stays_stopped_until_it_is_killed(form: Form) {
     pause.sleeps();
     assert_eq!(pause.context_switches(), before);
     Process::found(pause.children()[0].pid).send(Signal::KILL);
+    wait_until_childless(&pause);
+    pause.terminate();
+}
+
+/// Only the tracer can reap an orphan that another process than pause traces. If the tracer does not do
+/// that, the kernel releases the orphan when the tracer ends.
+fn orphan_of_another_tracer_stays_a_zombie_until_the_tracer_ends(form: Form) {
+    let pause = form.pid1().spawn().asleep();
+    let (reports, report) = reports();
+    let ((end_of_orphan, orphan_opener), (end_of_tracer, tracer_opener)) = (gate(), gate());
+    let (seized, seizer) = gate();
+    let [orphan_gate, tracer_gate] = [&end_of_orphan, &end_of_tracer].map(|file| file.as_raw_fd());
+    let [told, tell, number] = [&seized, &seizer, &report].map(|file| file.as_raw_fd());
+    let tracer = pause.join(libc::CLONE_NEWPID, move || {
+        let tracer = match fork() {
+            0 => {
+                let parent = match fork() {
+                    0 => match fork() {
+                        0 => exit(read_byte(orphan_gate)),
+                        // Yama lets a process trace only its descendants, so the parent ends later.
+                        _ => exit(i32::from(read_byte(told) != 1)),
+                    },
+                    parent => parent,
+                };
+                // No other process starts in this namespace, so this is the id of the orphan.
+                while seize(parent + 1).is_err() {
+                    std::thread::yield_now();
+                }
+                let is_orphan = write_byte(tell) && wait_for_child(parent) == 0;
+                exit(i32::from(!is_orphan || !write_byte(number)) + read_byte(tracer_gate))
+            }
+            tracer => tracer,
+        };
+        wait_for_child(tracer)
+    });
+    let tracer = tracer.keeping(end_of_orphan).keeping(end_of_tracer).keeping(report);
+    let mut tracer = tracer.keeping(seized).keeping(seizer).spawn();
+    assert!(is_readable(&reports, DEADLINE), "the orphan is not traced");
+    drop(orphan_opener);
+    pause.until("had the zombie", || pause.zombies() == 1);
+    pause.sleeps();
+    assert_eq!(pause.zombies(), 1);
+    drop(tracer_opener);
+    assert_eq!(tracer.end(), End::Exit(0));
     wait_until_childless(&pause);
     pause.terminate();
 }

@@ -31,11 +31,11 @@ PROPERTIES = {
         "exits."),
     "answers": "It answers the first argument that asks for the version or for help, and no other argument.",
     "not PID 1": (
-        "If it is not PID 1, and only then, it warns (unless an argument is `-P`), becomes a child subreaper and changes "
-        "its directory to `/`."),
+        "If getpid does not return 1, and only then, it warns (unless an argument is `-P`), and asks the kernel to make it a "
+        "child subreaper and to change its directory to `/`."),
     "name": (
-        "It names its thread `pause`. It copies its name, cut at 127 bytes. The memory map that it gives the kernel points "
-        "to the copy, or has an empty name if there is no argument."),
+        "It asks the kernel to name its thread `pause`. It copies its name, cut at 127 bytes. The memory map that it gives "
+        "the kernel points to the copy, or has an empty name if there is no argument."),
     "messages": (
         "It writes each message at most once, only when what the message says has happened, and only after a ppoll with a "
         "zero timeout has reported an event on stderr."),
@@ -48,7 +48,9 @@ PROPERTIES = {
         "the call with 32-bit times."),
     "memory": (
         "It unmaps only memory above the private page, and only after the kernel has accepted the new memory map."),
-    "descriptors": "It closes all descriptors above 2, as the last step before it waits for a signal.",
+    "descriptors": (
+        "Before it waits for a signal, it calls close_range for all descriptors above 2, as the last step. It skips this "
+        "where it skips wait4."),
     "waiting": (
         "It waits for the six signals. SIGTERM, SIGINT and a failure other than EINTR end it. After another signal or "
         "EINTR, it waits again."),

@@ -20,7 +20,7 @@ from values import Bytes, constant_part, difference, normal, number_of, symbol, 
 COUNT, FIRST, ARGUMENT, VARIABLE, FIRST_KEY, KEY, VALUE = (
     "count", "first argument", "argument", "variable", "first key", "key", "value")
 STRINGS = (FIRST, ARGUMENT, VARIABLE)
-#: How many bytes after the terminator of a string on the start stack may be read: see `Text` in src/start.rs.
+#: How many bytes after the terminator of a string on the start stack may be read: see `StackString` in src/start.rs.
 BEHIND_STRING = 6
 #: How far below the stack pointer an ABI lets a function write (64-Bit ELF V2 ABI for Power, 2.2.2.4).
 RED_ZONE = 288

@@ -132,7 +132,7 @@ fn pause_runs_with_other_options() {
         assert_eq!(docker.run(&["logs", "version"]), version);
         docker.run(&["rm", "version"]);
     }
-    // Under our seccomp profile, once as PID 1 and once not.
+    // Under our seccomp profile: as PID 1, not as PID 1, and without a network and with no_new_privs.
     docker.cage.write("/run/seccomp.json", seccomp::shipped().to_string());
     let seccomp = "seccomp=/run/seccomp.json";
     let run = ["run", "--detach", "--security-opt", seccomp, "--name"];

@@ -58,6 +58,12 @@ fn failed_exec_is_an_error_and_leaves_nothing() {
     {
         assert_eq!(sandbox.start(Command::new(path)).unwrap_err().kind(), kind);
     }
+    // Errors of std, before it reaches the sandbox.
+    let mut elsewhere = Command::new("true");
+    elsewhere.current_dir("/no/such/folder");
+    assert_eq!(sandbox.start(elsewhere).unwrap_err().kind(), ErrorKind::NotFound);
+    let zero = Command::new("a\0b");
+    assert_eq!(sandbox.start(zero).unwrap_err().kind(), ErrorKind::InvalidInput);
     assert_eq!(descriptors(), before);
     sandbox.terminate().unwrap();
     assert!(!has_children(), "no child, not even a zombie");
@@ -65,6 +71,14 @@ fn failed_exec_is_an_error_and_leaves_nothing() {
     let error = sandbox.start(Command::new("true")).unwrap_err();
     assert!(error.to_string().starts_with("enter the sandbox of process "), "{error}");
     assert!(!has_children());
+}
+
+#[test]
+fn start_in_a_sandbox_without_namespaces_of_its_own() {
+    let program = Program::new().unwrap();
+    let mut sandbox = program.sandbox().spawn().unwrap();
+    assert!(sandbox.start(Command::new("true")).unwrap().wait().unwrap().success());
+    sandbox.terminate().unwrap();
 }
 
 #[test]

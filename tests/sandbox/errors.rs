@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 
 use podpause::{Namespace, Program, SandboxBuilder};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::harness::{
-    KINDS, again, again_in, as_ordinary_user, case, deny, descriptors, error, has_children,
-    is_root, programs, sandbox, skip, succeeds,
+    KINDS, again, again_in, as_ordinary_user, case, children, deny, descriptors, error,
+    has_children, is_root, programs, sandbox, skip, succeeds,
 };
 use crate::process::Cgroup;
 
@@ -134,6 +135,48 @@ fn for_too_many_namespaces() {
     // The negative control: another kind has another limit.
     let other = if kind == "uts" { Namespace::Ipc } else { Namespace::Uts };
     program.sandbox().new_namespaces([other]).spawn().unwrap().terminate().unwrap();
+}
+
+/// 1 for the error that the limit of descriptors is reached. There must be no other error.
+fn count_failure<T>(result: Result<T, String>) -> u32 {
+    match result {
+        Ok(_) => 0,
+        Err(text) if text.contains("Too many open files") => 1,
+        Err(text) => panic!("{text}"),
+    }
+}
+
+/// Wherever the limit of descriptors is reached, no process is left, neither pause nor a container.
+#[test]
+fn for_too_many_descriptors() {
+    alone!("for_too_many_descriptors");
+    // On one CPU, the messages of the helper and of pause arrive in either order.
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(rustix::thread::sched_getcpu());
+    rustix::thread::sched_setaffinity(None, &cpus).unwrap();
+    let program = Program::new().unwrap();
+    let holder = sandbox(&program, &KINDS).spawn().unwrap();
+    let own = [holder.pid() as i32];
+    let (old, count) = (getrlimit(Resource::Nofile), descriptors().len() as u64);
+    let mut failures = [0; 2];
+    for more in (0..16).cycle().take(64) {
+        // The helper joins a user namespace and clones pause, which sends its own messages.
+        let limit = Rlimit { current: Some(count + more), ..old };
+        let user = holder.namespace(Namespace::User).unwrap();
+        let builder = program.sandbox().join(Namespace::User, user);
+        setrlimit(Resource::Nofile, limit).unwrap();
+        let result = builder.new_namespaces([Namespace::Uts]).spawn();
+        setrlimit(Resource::Nofile, old).unwrap();
+        failures[0] += count_failure(result.map_err(|error| error.to_string()));
+        assert_eq!(children(), own, "{more} more, after spawn");
+
+        setrlimit(Resource::Nofile, limit).unwrap();
+        let result = holder.start(std::process::Command::new("true"));
+        setrlimit(Resource::Nofile, old).unwrap();
+        failures[1] += count_failure(result.map_err(|error| error.to_string()));
+        assert_eq!(children(), own, "{more} more, after start");
+    }
+    assert!(failures.iter().all(|count| (1..64).contains(count)), "{failures:?}");
 }
 
 /// Before Linux 5.9, and under some filters, pause cannot close the pipe that `spawn` waits for.

@@ -249,6 +249,31 @@ pub fn count(signal: i32) {
     unsafe { libc::signal(signal, handler as extern "C" fn(libc::c_int) as libc::sighandler_t) };
 }
 
+/// Interrupts the blocking system calls of this process again and again. The handler has no SA_RESTART, so the
+/// calls fail with EINTR.
+pub fn interrupt_often() {
+    extern "C" fn handler(_: libc::c_int) {}
+    // SAFETY: all fields are integers or absent handlers, for which zero is a value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    // SAFETY: the handler does nothing, and the function reads one struct.
+    let set = unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
+    let interval = libc::timeval { tv_sec: 0, tv_usec: 300 };
+    let timer = libc::itimerval { it_interval: interval, it_value: interval };
+    // SAFETY: the kernel reads one struct.
+    let set = unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
+}
+
+/// The ids of this process's children, dead or alive.
+pub fn children() -> Vec<i32> {
+    let own = std::process::id() as i32;
+    let all = procfs::process::all_processes().unwrap();
+    let stats = all.filter_map(|process| process.ok()?.stat().ok());
+    stats.filter(|stat| stat.ppid == own).map(|stat| stat.pid).collect()
+}
+
 /// Makes this system call fail with this error, in this thread and in its future children and threads.
 pub fn deny(call: libc::c_long, errno: i32) {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };

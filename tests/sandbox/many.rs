@@ -1,16 +1,22 @@
 //! Many sandboxes from one program, started and ended by many threads at once.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::process::Command;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use podpause::{Namespace, Program, Sandbox};
 use rustix::process::DumpableBehavior;
 
 use crate::harness::{
-    Fork, again, before_exec, case, descriptors, has_children, is_root, sandbox, status, succeeds,
+    DEADLINE, Fork, Guard, again, as_ordinary_user, before_exec, case, descriptors, has_children,
+    is_readable, is_root, sandbox, status, succeeds,
 };
 
 const SANDBOXES: usize = 1_000;
@@ -174,4 +180,57 @@ fn leak_no_descriptor_to_other_children() {
         is_over.store(true, Ordering::Relaxed);
         assert!(look.join().unwrap() > 0);
     });
+}
+
+/// The children of concurrent starts hold copies of each other's sockets. If the runtime is killed while they wait
+/// for their id maps, they end nevertheless. A stand-in for newuidmap(1) keeps them waiting.
+#[test]
+fn end_with_a_runtime_that_is_killed_while_they_start() {
+    let test = "many::end_with_a_runtime_that_is_killed_while_they_start";
+    if case().is_some() {
+        let barrier = Barrier::new(THREADS);
+        let start = || {
+            let program = Program::new().unwrap();
+            let builder = program.sandbox().new_namespaces([Namespace::User]);
+            barrier.wait();
+            drop(builder.map_uids(0, 100_000, 65_536).spawn());
+        };
+        thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(start))));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+    let fifo = |name: &str| {
+        let path = folder.path().join(name);
+        let mode = rustix::fs::Mode::from_raw_mode(0o666);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        File::options().read(true).write(true).open(path).unwrap()
+    };
+    let (mut arrived, leave) = (fifo("arrived"), fifo("leave"));
+    let script = "#!/bin/sh\ncd \"${0%/*}\" && printf x >arrived && read line <leave\n";
+    let newuidmap = folder.path().join("newuidmap");
+    fs::write(&newuidmap, script).unwrap();
+    fs::set_permissions(&newuidmap, Permissions::from_mode(0o755)).unwrap();
+
+    let mut runtime = again(test, "runtime");
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    // The waiting children still have the standard output of the runtime, and the stand-ins do not.
+    as_ordinary_user(&mut runtime).env("PATH", path).stdout(Stdio::piped());
+    let mut runtime = Guard(runtime.spawn().unwrap());
+    let mut output = runtime.0.stdout.take().unwrap();
+    for _ in 0..THREADS {
+        assert!(is_readable(&arrived, DEADLINE), "not all threads wait for newuidmap");
+        arrived.read_exact(&mut [0]).unwrap();
+    }
+    runtime.0.kill().unwrap();
+    let mut text = [0; 4_096];
+    let has_ended = loop {
+        match is_readable(&output, DEADLINE) && output.read(&mut text).unwrap() > 0 {
+            true => {}
+            false => break is_readable(&output, Duration::ZERO),
+        }
+    };
+    (&leave).write_all(&[b'\n'; THREADS]).unwrap();
+    assert!(has_ended, "children of the killed runtime are left");
 }

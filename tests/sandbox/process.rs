@@ -14,7 +14,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::harness::{
     DEADLINE, Guard, KINDS, again, as_ordinary_user, case, close_stdio, count, descriptors, exit,
-    handled, has_children, ignore, is_readable, is_root, programs, sandbox, status, succeeds,
+    handled, has_children, ignore, interrupt_often, is_readable, is_root, programs, sandbox,
+    status, succeeds,
 };
 
 /// The whole life of a sandbox, in each form of the program, as this user and as an ordinary user.
@@ -118,7 +119,11 @@ fn starts_when_the_runtime_has_closed_standard_streams() {
     let start = |program: io::Result<Program>| -> Option<i32> {
         let program = program.ok()?;
         let stderr = rustix::fs::memfd_create("stderr", rustix::fs::MemfdFlags::CLOEXEC).ok()?;
-        let mut sandbox = sandbox(&program, &KINDS).stderr(stderr).spawn().ok()?;
+        let builder = sandbox(&program, &KINDS).stderr(stderr).kill_with_parent();
+        let mut sandbox = builder.spawn().ok()?;
+        let mut command = Command::new("true");
+        command.stdout(Stdio::piped());
+        sandbox.start(command).ok()?.wait().ok()?.code().filter(|code| *code == 0)?;
         sandbox.terminate().ok()?.code()
     };
     let ends = [start(Program::new()), start(Ok(Program::without_exec()))];
@@ -205,6 +210,8 @@ fn starts_and_ends_under_a_runtime_that_ignores_sigchld() {
     ignore(libc::SIGCHLD);
     let program = Program::new().unwrap();
     let mut sandbox = sandbox(&program, &KINDS).spawn().unwrap();
+    let mut container = sandbox.start(Command::new("true")).unwrap();
+    assert_eq!(container.wait().unwrap_err().kind(), ErrorKind::NotFound);
     let error = sandbox.terminate().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("SIGCHLD"), "{error}");
@@ -235,6 +242,44 @@ fn runs_no_handler_of_the_runtime() {
     // The negative control: the handler counts a signal to this process.
     crate::harness::raise(libc::SIGUSR1);
     assert_eq!(handled().load(Ordering::Relaxed), 1);
+}
+
+/// A runtime may have handlers without SA_RESTART, so a blocking call can fail with EINTR at any time.
+#[test]
+fn starts_and_ends_although_signals_interrupt_the_runtime() {
+    if case().is_none() {
+        let test = "process::starts_and_ends_although_signals_interrupt_the_runtime";
+        succeeds(&mut again(test, "inside"));
+        return;
+    }
+    let programs = programs();
+    interrupt_often();
+    for program in &programs {
+        for kinds in [&KINDS[..], &[Namespace::Pid]] {
+            for _ in 0..20 {
+                let mut sandbox = sandbox(program, kinds).spawn().unwrap();
+                assert_eq!(sandbox.terminate().unwrap().code(), Some(0));
+            }
+        }
+    }
+    // Drop gives up after a second, although its wait is interrupted more often than that.
+    let holder = sandbox(&programs[0], &[Namespace::Pid]).spawn().unwrap();
+    let mut sleep = Command::new("sleep");
+    sleep.arg("infinity");
+    let mut container = holder.start(sleep).unwrap();
+    drop(holder);
+    container.kill().unwrap();
+    container.wait().unwrap();
+}
+
+/// A pidfd from an event loop may be non-blocking.
+#[test]
+fn ends_by_a_non_blocking_pidfd() {
+    let program = Program::new().unwrap();
+    let pidfd = sandbox(&program, &[Namespace::Pid]).spawn().unwrap().into_pidfd();
+    rustix::fs::fcntl_setfl(&pidfd, rustix::fs::OFlags::NONBLOCK).unwrap();
+    let mut sandbox = Sandbox::from_pidfd(pidfd).unwrap();
+    assert_eq!(sandbox.terminate().unwrap().code(), Some(0));
 }
 
 #[test]

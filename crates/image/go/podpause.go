@@ -125,8 +125,8 @@ func Command(program *os.File) *exec.Cmd {
 // Start fails with ENOSYS before Linux 5.9, and with the error of the filter if a seccomp filter of this
 // process denies close_range(2): pause could not close the pipe.
 func Start(command *exec.Cmd) error {
-	// Closes nothing, because there is no such descriptor.
-	if _, _, errno := syscall.Syscall(closeRange, math.MaxUint32, math.MaxUint32, 0); errno != 0 {
+	// Closes nothing, because no process can have this descriptor.
+	if _, _, errno := syscall.Syscall(closeRange, math.MaxInt32, math.MaxInt32, 0); errno != 0 {
 		return os.NewSyscallError("close_range", errno)
 	}
 	ready, writer, err := os.Pipe()
@@ -150,17 +150,20 @@ func Start(command *exec.Cmd) error {
 	if isEnding(command.Process.Pid) {
 		command.Process.Kill()
 		command.Wait()
+		if command.ProcessState == nil {
+			return errors.New("pause ended at once")
+		}
 		return fmt.Errorf("pause ended at once: %v", command.ProcessState)
 	}
 	return nil
 }
 
-// isEnding reports whether the kernel has begun to end a process, according to /proc/PID/stat. It returns
-// false if that file cannot be read.
+// isEnding reports whether the kernel has begun to end a process, or the process is gone.
 func isEnding(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return false
+		// Another goroutine may have reaped the process. With the mount option hidepid, /proc may hide it.
+		return syscall.Kill(pid, 0) == syscall.ESRCH
 	}
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	if len(fields) <= flagsInStat {

@@ -40,7 +40,7 @@ pub fn statement(
         let uri = format!("git+{REPOSITORY}@{revision}");
         materials.push(json!({ "uri": uri, "digest": { "gitCommit": revision } }));
     }
-    // The source files that the compiler reads.
+    // The source of the program, its linker script and the compiler's flags.
     for (path, bytes) in compiler.source()? {
         materials.push(resource(&path, &sha256(&bytes)));
     }

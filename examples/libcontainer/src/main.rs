@@ -1,5 +1,5 @@
-//! A runtime that others have written embeds pause: a container of youki's `libcontainer`, whose
-//! executor runs it from memory. The root file system is empty, and there is no image.
+//! pause in a runtime that others have written: this example starts a container with youki's `libcontainer`,
+//! whose executor runs pause from memory. The root file system is empty, and there is no image.
 //!
 //! ```text
 //! cargo run --manifest-path examples/libcontainer/Cargo.toml

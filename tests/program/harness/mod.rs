@@ -32,7 +32,7 @@ pub use process::{End, Process};
 pub use program::{copy_program, program, readable_copy};
 pub use signals::{HANDLER_RAN, block, handle, is_blocked_and_pending, kill, raise, unblock_all};
 pub use start::{Body, Form, SignalMask, Start, execute};
-pub use trace::{Trace, trace_me};
+pub use trace::{Trace, seize, trace_me};
 #[cfg(target_arch = "x86_64")]
 pub use uprobes::{Probe, do_not_randomise_addresses};
 

@@ -44,8 +44,8 @@ pub fn errors(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Makes a stand-in for rustc that accepts every target and writes these bytes. It allows the image to be
-/// tested with any compiler, or by a user who has none.
+/// Makes a stand-in for rustc that accepts every target and writes these bytes. With it, tests of
+/// the image do not depend on the compiler that is installed, or on there being one.
 pub fn stand_in_compiler(folder: &Path, program: &[u8]) -> PathBuf {
     fs::write(folder.join("program"), program).unwrap();
     let script = "#!/bin/sh\n\

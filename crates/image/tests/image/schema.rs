@@ -1,7 +1,7 @@
 //! All JSON in the image is valid according to the OCI image specification, version 1.1. The schemas here are
 //! shorter forms of those in `schema/` of <https://github.com/opencontainers/image-spec>. They are stricter:
-//! they allow only fields that the specification has, and only the media types and the digest algorithm that
-//! our image uses.
+//! they allow only fields that the specification has, one media type for an index and one for a manifest, and
+//! one digest algorithm.
 
 use jsonschema::Validator;
 use serde_json::{Value, json};

@@ -224,10 +224,7 @@ const DEFINITIONS: &[(&str, &str)] = &[
         "Private_Clean and Private_Dirty in /proc/PID/smaps_rollup: pages that no other process \
          has mapped",
     ),
-    (
-        "page_tables_bytes",
-        "VmPTE in /proc/PID/status: page tables of all levels except the top one",
-    ),
+    ("page_tables_bytes", "VmPTE in /proc/PID/status: page tables of the lowest three levels"),
     ("mappings", "lines of /proc/PID/maps, except [vsyscall], which every process has"),
     (
         "charged_inside",
