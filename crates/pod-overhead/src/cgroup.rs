@@ -102,11 +102,12 @@ impl Hierarchies {
         free
     }
 
-    /// In all hierarchies, removes the cgroups whose names `is_ours` accepts, and all cgroups below them. A
-    /// cgroup that has a process in it stays.
-    pub fn remove(&self, is_ours: &dyn Fn(&str) -> bool) {
+    /// In all hierarchies, below the cgroup `parent`, removes the cgroups whose names `is_ours` accepts, and
+    /// all cgroups below them. A cgroup that has a process in it stays.
+    pub fn remove(&self, parent: &str, is_ours: &dyn Fn(&str) -> bool) {
         for hierarchy in &self.0 {
-            let folders = WalkDir::new(&hierarchy.mount_point).contents_first(true).into_iter();
+            let parent = hierarchy.mount_point.join(parent.trim_start_matches('/'));
+            let folders = WalkDir::new(parent).contents_first(true).into_iter();
             for folder in folders.filter_map(Result::ok).filter(|entry| entry.file_type().is_dir())
             {
                 let mut names = folder.path().iter().filter_map(|name| name.to_str());

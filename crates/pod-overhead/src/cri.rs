@@ -1,6 +1,7 @@
 //! The node's container runtime, through the Container Runtime Interface, version 1.
 
 use std::collections::HashMap;
+use std::fmt::{self, Display, Formatter};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -335,6 +336,18 @@ fn sandbox_config(kind: &Kind, run: &Run, marker: &str) -> PodSandboxConfig {
     }
 }
 
+/// The runtime did not answer a call within [`CALL_TIMEOUT`]. It may still complete the call.
+#[derive(Debug)]
+pub struct NoAnswer(String);
+
+impl Display for NoAnswer {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "could not {}: no answer within {} s", self.0, CALL_TIMEOUT.as_secs())
+    }
+}
+
+impl std::error::Error for NoAnswer {}
+
 fn absent_is_fine(result: Result<(), Status>, what: &str) -> Result<()> {
     match result {
         Err(status) if status.code() != Code::NotFound => Err(explain(status, what)),
@@ -367,7 +380,7 @@ fn explain(status: Status, what: &str) -> Error {
         Code::Unavailable => anyhow!("could not {what}: the runtime has gone away: {message}"),
         // tonic's own timeout.
         Code::Cancelled if message.contains("Timeout expired") => {
-            anyhow!("could not {what}: no answer within {} s", CALL_TIMEOUT.as_secs())
+            Error::new(NoAnswer(what.to_owned()))
         }
         _ => anyhow!("could not {what}: {message}"),
     }

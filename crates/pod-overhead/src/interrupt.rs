@@ -1,19 +1,53 @@
 //! SIGINT, SIGTERM and SIGHUP end the run as an error does: all pods are removed.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::fmt::{self, Display, Formatter};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-static CAUGHT: AtomicBool = AtomicBool::new(false);
+/// How many signals have arrived.
+static CAUGHT: AtomicUsize = AtomicUsize::new(0);
+
+/// How often a wait looks for signals.
+pub const INTERVAL: Duration = Duration::from_millis(100);
 
 /// From here on, these signals are recorded and do not end the program.
 pub fn catch() -> Result<()> {
-    ctrlc::set_handler(|| CAUGHT.store(true, Ordering::Relaxed))
-        .context("catch SIGINT, SIGTERM and SIGHUP")
+    let count = || {
+        CAUGHT.fetch_add(1, Ordering::Relaxed);
+    };
+    ctrlc::set_handler(count).context("catch SIGINT, SIGTERM and SIGHUP")
 }
 
 /// Fails if such a signal has arrived.
 pub fn check() -> Result<()> {
-    ensure!(!CAUGHT.load(Ordering::Relaxed), "interrupted");
+    ensure!(CAUGHT.load(Ordering::Relaxed) == 0, "interrupted");
     Ok(())
+}
+
+/// A signal arrived while pods were removed.
+#[derive(Debug)]
+pub struct Again;
+
+impl Display for Again {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted during the removal")
+    }
+}
+
+impl std::error::Error for Again {}
+
+/// Runs the removal of pods, which the first signal has to let run. Gives up at a further signal.
+pub async fn unless_again<T>(removal: impl Future<Output = Result<T>>) -> Result<T> {
+    let before = CAUGHT.load(Ordering::Relaxed);
+    let again = async {
+        while CAUGHT.load(Ordering::Relaxed) == before {
+            tokio::time::sleep(INTERVAL).await;
+        }
+    };
+    tokio::select! {
+        removed = removal => removed,
+        () = again => Err(Again.into()),
+    }
 }

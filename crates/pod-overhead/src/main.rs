@@ -21,11 +21,15 @@ use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use procfs::process::Process;
 use procfs::{Current, LoadAverage, Meminfo};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 
 use cgroup::Hierarchies;
 use cri::Cri;
@@ -97,6 +101,9 @@ Examples:
   pod-overhead --json before.json      # then change the sandbox image, and
   pod-overhead --against before.json --svg both.svg";
 
+/// How long to wait for a pod that the runtime may still complete after its call got no answer.
+const LATE: Duration = Duration::from_secs(5);
+
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -112,13 +119,26 @@ fn run(arguments: &Arguments) -> Result<()> {
     // Opened now, so that a path that cannot be written is reported before the run, not after it.
     let output = |path: &Option<PathBuf>| path.as_deref().map(Output::new).transpose();
     let (json, svg) = (output(&arguments.json)?, output(&arguments.svg)?);
-    let saved = match &arguments.from {
-        Some(file) => load(file)?,
+    let (saved, error) = match &arguments.from {
+        Some(file) => (load(file)?, None),
         None => {
             interrupt::catch()?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(measure_all(arguments))?
         }
+    };
+    // What was measured before an error is still shown and saved.
+    if saved.runs.is_empty() {
+        return error.map_or(Ok(()), Err);
+    }
+    let mut text = report::text(&saved);
+    for (ours, theirs) in report::pairs(&saved, against.as_ref()) {
+        text += &report::comparison(ours, theirs);
+    }
+    let shown = match std::io::stdout().write_all(text.as_bytes()) {
+        // The reader, such as head(1), has closed the pipe.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("write the report"),
     };
     if let Some(file) = json {
         file.write(&(serde_json::to_string_pretty(&saved)? + "\n"))?;
@@ -127,19 +147,12 @@ fn run(arguments: &Arguments) -> Result<()> {
         let theirs = against.iter().flat_map(|against| &against.runs);
         file.write(&picture::svg(&saved.runs.iter().chain(theirs).collect::<Vec<_>>())?)?;
     }
-    let mut text = report::text(&saved);
-    for (ours, theirs) in report::pairs(&saved, against.as_ref()) {
-        text += &report::comparison(ours, theirs);
-    }
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // The reader, such as head(1), has closed the pipe.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("write the report"),
-    }
+    error.map_or(shown, Err)
 }
 
-/// Measures with each handler. Then, also after an error, removes all pods of this run.
-async fn measure_all(arguments: &Arguments) -> Result<Saved> {
+/// Measures with each handler. Then, also after an error, removes all pods of this run. Returns what was
+/// measured, and the error that ended the measurement, if any.
+async fn measure_all(arguments: &Arguments) -> Result<(Saved, Option<Error>)> {
     let cri = Cri::connect(arguments.runtime_endpoint.as_deref()).await?;
     cri.check_ready(arguments.network).await?;
     let about = cri.about().await?;
@@ -151,8 +164,14 @@ async fn measure_all(arguments: &Arguments) -> Result<Saved> {
     if let Some(image) = &arguments.image {
         cri.check_image(image).await?;
     }
+    // Another process is recognised by its id, which needs the node's own PID namespace.
+    ensure!(
+        cri.daemon.is_some_and(|pid| Process::new(pid).is_ok()),
+        "the runtime's process is not visible here: run this on the node itself, or in its PID namespace \
+         (hostPID)"
+    );
     let own = Run::own()?;
-    remove_leftovers(&cri, about.is_systemd, arguments.yes).await?;
+    remove_leftovers(&cri, about.is_systemd, &arguments.cgroup_parent, arguments.yes).await?;
     if let Some(kubelet) = kubelet() {
         eprintln!(
             "warning: a kubelet runs here (PID {kubelet}). It removes pods that it does not know: stop it \
@@ -188,16 +207,25 @@ async fn measure_all(arguments: &Arguments) -> Result<Saved> {
         };
         let (pods, at_once) = (arguments.pods as usize, arguments.at_once as usize);
         let plan = Plan { kind, subject, pods, at_once };
+        let what = format!("measure with the handler {}", plan.subject.name());
         match measure_one(&cri, &own, &plan, arguments.yes).await {
-            Ok(measured) => runs.push(measured),
-            Err(found) => error = Some(found),
+            Ok((measured, found)) => {
+                runs.push(measured);
+                error = found.map(|error| error.context(what));
+            }
+            Err(found) => error = Some(found.context(what)),
         }
         if error.is_some() {
             break;
         }
     }
     let bar = progress_bar(0, "removal");
-    let removed = measure::remove_all(&cri, std::slice::from_ref(&own), &bar).await;
+    let mut removed = measure::remove_all(&cri, std::slice::from_ref(&own), &bar).await;
+    if removed.is_ok() && error.as_ref().is_some_and(|error| error.is::<cri::NoAnswer>()) {
+        // The runtime may still complete the call that got no answer.
+        tokio::time::sleep(LATE).await;
+        removed = measure::remove_all(&cri, std::slice::from_ref(&own), &bar).await;
+    }
     bar.finish_and_clear();
     if let Err(found) = removed {
         eprintln!(
@@ -208,13 +236,16 @@ async fn measure_all(arguments: &Arguments) -> Result<Saved> {
     if about.is_systemd {
         stop_slice(&own);
     }
-    match error {
-        Some(error) => Err(error),
-        None => Ok(Saved { program: program(), machine, runs }),
-    }
+    Ok((Saved { program: program(), machine, runs }, error))
 }
 
-async fn measure_one(cri: &Cri, own: &Run, plan: &Plan, yes: bool) -> Result<Measured> {
+/// Measures one kind of pods. Returns an error beside the figures if only their last part failed.
+async fn measure_one(
+    cri: &Cri,
+    own: &Run,
+    plan: &Plan,
+    yes: bool,
+) -> Result<(Measured, Option<Error>)> {
     let bar = progress_bar(2 * plan.pods as u64, "one pod");
     let mut subject = plan.subject.clone();
     let mut measurement = Measurement::new(cri, own, plan, &bar)?;
@@ -227,7 +258,7 @@ async fn measure_one(cri: &Cri, own: &Run, plan: &Plan, yes: bool) -> Result<Mea
 }
 
 /// Removes the pods that earlier runs have left, if the user agrees.
-async fn remove_leftovers(cri: &Cri, is_systemd: bool, yes: bool) -> Result<()> {
+async fn remove_leftovers(cri: &Cri, is_systemd: bool, parent: &str, yes: bool) -> Result<()> {
     let present = processes::present()?;
     let left = cri.ours(None).await?;
     if let Some((_, run, _)) = left.iter().find(|(_, run, _)| run.is_alive(&present)) {
@@ -252,8 +283,10 @@ async fn remove_leftovers(cri: &Cri, is_systemd: bool, yes: bool) -> Result<()> 
             runs.iter().for_each(stop_slice);
         }
     }
-    // Cgroups may be left even if their pods are gone.
-    Hierarchies::read()?.remove(&|name| {
+    // Cgroups may be left even if their pods are gone. Elsewhere in the hierarchies, there may be those of a run in
+    // another PID namespace.
+    let parent = if is_systemd { "/" } else { parent };
+    Hierarchies::read()?.remove(parent, &|name| {
         let run = name.strip_prefix("podoverhead-").and_then(|rest| rest.split('-').next());
         run.is_some_and(|run| !Run(run.into()).is_alive(&present))
     });
@@ -272,8 +305,15 @@ fn confirm(found: &str, question: &str, yes: bool) -> Result<()> {
     );
     eprint!("{found}. {question} [y/N] ");
     std::io::stderr().flush()?;
+    // A signal ends the wait for the answer.
+    let stdin = std::io::stdin();
+    let time = Timespec::try_from(interrupt::INTERVAL).expect("a short time");
+    while retry_on_intr(|| poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&time)))? == 0 {
+        interrupt::check()?;
+    }
     let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).context("read the answer")?;
+    stdin.lock().read_line(&mut answer).context("read the answer")?;
+    interrupt::check()?;
     ensure!(answer.trim().eq_ignore_ascii_case("y"), "stopped: the answer was not y");
     Ok(())
 }
@@ -345,13 +385,21 @@ struct Output {
 
 impl Output {
     fn new(path: &Path) -> Result<Self> {
+        let failed = || format!("write {}", path.display());
+        // Renaming would replace a link or a device instead of writing to it.
+        let path = match path.symlink_metadata() {
+            Ok(_) => path.canonicalize().with_context(failed)?,
+            Err(_) => path.to_owned(),
+        };
+        let is_other = path.exists() && !path.is_file();
+        ensure!(!is_other, "write {}: it is not a regular file: name one", path.display());
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let file = tempfile::Builder::new()
             .prefix(".pod-overhead-")
             .permissions(fs::Permissions::from_mode(0o666)) // less the umask, as for any new file
             .tempfile_in(folder.unwrap_or(Path::new(".")));
         let file = file.with_context(|| format!("write {}", path.display()))?;
-        Ok(Self { path: path.into(), file })
+        Ok(Self { path, file })
     }
 
     fn write(mut self, text: &str) -> Result<()> {

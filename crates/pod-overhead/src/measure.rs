@@ -4,14 +4,14 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result};
 use indicatif::ProgressBar;
 use procfs::process::Process;
 use procfs::{Current, Meminfo};
 
 use crate::cgroup::{self, CHARGED, Charge, Hierarchies};
-use crate::cri::Cri;
-use crate::interrupt;
+use crate::cri::{Cri, NoAnswer};
+use crate::interrupt::{self, Again};
 use crate::node::{self, COUNTERS, Reading, Unit};
 use crate::pod::{self, Kind, Pod, Run};
 use crate::processes::{self, Identity, Sums};
@@ -60,6 +60,8 @@ pub struct Measurement<'a> {
 struct Snapshot {
     charges: Vec<Charge>,
     sums: Vec<Sums>,
+    /// When the sums were read.
+    times: Vec<Instant>,
     mounts: Vec<f64>,
     devices: Vec<f64>,
 }
@@ -119,8 +121,8 @@ impl<'a> Measurement<'a> {
         Ok(objections.into_iter().next())
     }
 
-    /// Does the whole measurement.
-    pub async fn measure(&mut self, mut subject: Subject) -> Result<Measured> {
+    /// Does the whole measurement. Returns an error beside the figures if only the pods at once failed.
+    pub async fn measure(&mut self, mut subject: Subject) -> Result<(Measured, Option<Error>)> {
         tokio::time::sleep(SETTLE).await;
         let baseline = node::read()?;
         let mut samples = Samples::default();
@@ -143,14 +145,14 @@ impl<'a> Measurement<'a> {
         }
         let last = last.context("there are no pods")?;
         self.bar.set_message("idle");
-        let begin = Instant::now();
         self.pause(IDLE).await?;
-        let seconds = begin.elapsed().as_secs_f64();
         let later = self.snapshot(&pods)?;
-        let cpu_milli = last.sums.iter().zip(&later.sums);
-        let cpu_milli =
-            cpu_milli.map(|(before, after)| (after.cpu_ns - before.cpu_ns) / 1e6 / seconds);
-        let cpu_milli: Vec<_> = cpu_milli.map(|milli| milli.max(0.0)).collect();
+        // A snapshot of many pods takes seconds, so each pod has its own interval.
+        let cpu_milli = (0..pods.len()).map(|pod| {
+            let seconds = (later.times[pod] - last.times[pod]).as_secs_f64();
+            ((later.sums[pod].cpu_ns - last.sums[pod].cpu_ns) / 1e6 / seconds).max(0.0)
+        });
+        let cpu_milli: Vec<_> = cpu_milli.collect();
 
         self.bar.set_message("removal");
         let mut remove_ms = Vec::new();
@@ -163,9 +165,12 @@ impl<'a> Measurement<'a> {
         }
         self.remove_cgroups();
         let left = self.left(&baseline).await?;
-        let rates = match self.plan.at_once {
-            0 => None,
-            count => Some(self.at_once(count).await?),
+        let (rates, error) = match self.plan.at_once {
+            0 => (None, None),
+            count => match self.at_once(count).await {
+                Ok(rates) => (Some(rates), None),
+                Err(error) => (None, Some(error)),
+            },
         };
 
         subject.runtime_processes.clone_from(&last.sums[0].names_outside);
@@ -210,6 +215,10 @@ impl<'a> Measurement<'a> {
         }
         for (index, counter) in COUNTERS.iter().enumerate() {
             let points = points(&|pod| samples.node[pod][index]);
+            // The kernel does not report every counter.
+            if points.iter().any(|(_, value)| value.is_nan()) {
+                continue;
+            }
             add(match counter.unit {
                 Unit::Bytes => Figure::of_slope(NODE, counter.name, "KiB", 1_024.0, &points),
                 Unit::Count => {
@@ -232,7 +241,8 @@ impl<'a> Measurement<'a> {
         };
         let overhead = Overhead { memory_bytes: p95(&memory), cpu_milli: p95(&cpu_milli) };
         let bends = bends(&curve);
-        Ok(Measured { subject, pods: self.plan.pods, figures, curve, bends, left, overhead })
+        let pods = self.plan.pods;
+        Ok((Measured { subject, pods, figures, curve, bends, left, overhead }, error))
     }
 
     /// Makes a pod, and adds its times and the node's counters to the samples.
@@ -278,6 +288,7 @@ impl<'a> Measurement<'a> {
         let mut snapshot = Snapshot {
             charges: Vec::new(),
             sums: Vec::new(),
+            times: Vec::new(),
             mounts: Vec::new(),
             devices: Vec::new(),
         };
@@ -288,6 +299,7 @@ impl<'a> Measurement<'a> {
             let charge = cgroup::charge(&pod.cgroup, version);
             snapshot.charges.push(charge.context("read the memory of a pod's cgroup")?);
             snapshot.sums.push(processes::sums(members)?);
+            snapshot.times.push(Instant::now());
             snapshot.mounts.push(process.mountinfo().map_or(0, |mounts| mounts.0.len()) as f64);
             // On the node's network, the devices are not the pod's.
             let is_own = network_of(&process) != own_network;
@@ -302,6 +314,7 @@ impl<'a> Measurement<'a> {
         self.pause(GIVE_BACK).await?;
         let after = node::read()?;
         let left = COUNTERS.iter().zip(after.iter().zip(baseline));
+        let left = left.filter(|(_, (after, _))| !after.is_nan());
         let left = left.map(|(counter, (after, before))| match counter.unit {
             Unit::Bytes => Left {
                 name: counter.name.into(),
@@ -346,7 +359,7 @@ impl<'a> Measurement<'a> {
 
     fn remove_cgroups(&self) {
         let start = format!("podoverhead-{}-", self.run.0);
-        self.hierarchies.remove(&|name| name.starts_with(&start));
+        self.hierarchies.remove("/", &|name| name.starts_with(&start));
     }
 
     /// Waits. Fails if a signal arrives before or while it waits.
@@ -354,7 +367,7 @@ impl<'a> Measurement<'a> {
         let begin = Instant::now();
         while let Some(left) = duration.checked_sub(begin.elapsed()) {
             interrupt::check()?;
-            tokio::time::sleep(left.min(Duration::from_millis(100))).await;
+            tokio::time::sleep(left.min(interrupt::INTERVAL)).await;
         }
         Ok(())
     }
@@ -379,14 +392,15 @@ fn network_of(process: &Process) -> Option<u64> {
 fn step(from: usize, samples: &Samples, snapshot: &Snapshot) -> Vec<Figure> {
     let charged = snapshot.charges[from..].iter().map(|charge| charge[0].1 / 1_024.0);
     let charged: Vec<_> = charged.collect();
-    let outside = snapshot.sums[from..].iter().map(|sums| sums.pss_outside / 1_024.0);
+    // Not the PSS: the share of a shared page falls with each pod, also of the pods before.
+    let outside = snapshot.sums[from..].iter().map(|sums| sums.private_outside / 1_024.0);
     let outside: Vec<_> = outside.collect();
     let used = samples.node[from..].iter().enumerate();
     let used: Vec<_> = used.map(|(index, reading)| (index as f64, reading[0])).collect();
     let figures = [
         Figure::of_samples(TIMES, "RunPodSandbox", "ms", &samples.run_ms[from..]),
         Figure::of_samples(CGROUP, CHARGED, "KiB", &charged),
-        Figure::of_samples(PROCESSES, "the runtime's, for the pod, PSS", "KiB", &outside),
+        Figure::of_samples(PROCESSES, "the runtime's, for the pod, private", "KiB", &outside),
         Figure::of_slope(NODE, COUNTERS[0].name, "KiB", 1_024.0, &used),
     ];
     figures.into_iter().flatten().collect()
@@ -428,15 +442,20 @@ pub async fn remove_all(cri: &Cri, runs: &[Run], bar: &ProgressBar) -> Result<()
     for run in runs {
         let mut failed = None;
         for (id, _, _) in cri.ours(Some(run)).await? {
-            if let Err(error) = cri.remove(&id).await {
+            if let Err(error) = interrupt::unless_again(cri.remove(&id)).await {
+                // If one call gets no answer, the others would take as long.
+                let is_hopeless = error.is::<NoAnswer>() || error.is::<Again>();
                 failed.get_or_insert(error);
+                if is_hopeless {
+                    break;
+                }
             }
             bar.inc(1);
         }
         let start = format!("podoverhead-{}-", run.0);
-        hierarchies.remove(&|name| name.starts_with(&start));
+        hierarchies.remove("/", &|name| name.starts_with(&start));
         if let Some(error) = failed {
-            bail!(error);
+            return Err(error);
         }
     }
     Ok(())

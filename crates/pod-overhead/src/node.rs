@@ -51,7 +51,7 @@ const fn count(name: &'static str) -> Counter {
 /// The name of the first counter. Like all counters, it grows with the pods.
 pub const IN_USE: &str = "memory in use";
 
-/// The values of [`COUNTERS`] at one moment.
+/// The values of [`COUNTERS`] at one moment. NaN if the kernel does not report one.
 pub type Reading = [f64; COUNTERS.len()];
 
 /// Reads all counters.
@@ -74,9 +74,9 @@ pub fn read() -> Result<Reading> {
         per_cpu_bytes()?,
         memory.shmem.unwrap_or_default(),
     ];
-    let counts =
-        [u64::from(load.max), files.allocated, mounts as u64, devices as u64, memory_cgroups()];
-    let mut reading = bytes.into_iter().chain(counts).map(|value| value as f64);
+    let counts = [u64::from(load.max), files.allocated, mounts as u64, devices as u64];
+    let reading = bytes.into_iter().chain(counts).map(|value| value as f64);
+    let mut reading = reading.chain([memory_cgroups().unwrap_or(f64::NAN)]);
     Ok(std::array::from_fn(|_| reading.next().expect("as many values as counters")))
 }
 
@@ -88,11 +88,19 @@ fn per_cpu_bytes() -> Result<u64> {
     Ok(kib.unwrap_or_default() * 1_024)
 }
 
-/// How many memory cgroups the kernel has. A removed one counts until its last page is gone.
-fn memory_cgroups() -> u64 {
+/// How many memory cgroups the kernel has, if it tells. A removed one counts until its last page is gone.
+fn memory_cgroups() -> Option<f64> {
     let controllers = procfs::cgroups().map(|controllers| controllers.0).unwrap_or_default();
     let memory = controllers.iter().find(|controller| controller.name == "memory");
-    memory.map_or(0, |memory| memory.num_cgroups.into())
+    if let Some(memory) = memory {
+        return Some(memory.num_cgroups.into());
+    }
+    // Without cgroup v1, newer kernels have no such row. cgroup.stat counts all cgroups of v2.
+    let text = fs::read_to_string("/sys/fs/cgroup/cgroup.stat").ok()?;
+    let number = |name: &str| -> Option<f64> {
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    };
+    Some(number("nr_descendants ")? + number("nr_dying_descendants ")?)
 }
 
 /// How many more threads the node can have: each needs a PID.

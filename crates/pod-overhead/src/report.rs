@@ -24,7 +24,11 @@ pub fn text(saved: &Saved) -> String {
     for run in &saved.runs {
         text += &measured(run);
         text.push('\n');
-        text += &runtime_class(saved, run);
+        text += &match run.subject.containers {
+            0 => runtime_class(saved, run),
+            // Kubernetes adds podFixed to what the containers request.
+            _ => "No RuntimeClass: these figures include the containers. Measure without --containers.\n".into(),
+        };
     }
     text
 }

@@ -24,6 +24,9 @@ runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
 runtime_type = "io.containerd.runc.v2"
 options = { BinaryName = "/usr/bin/crun" }
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.broken]
+runtime_type = "io.containerd.runc.v2"
+options = { BinaryName = "/bin/false" }
 "#;
 const CONFIGURATION_2: &str = r#"
 version = 3
@@ -37,6 +40,9 @@ runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.crun]
 runtime_type = "io.containerd.runc.v2"
 options = { BinaryName = "/usr/bin/crun" }
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.broken]
+runtime_type = "io.containerd.runc.v2"
+options = { BinaryName = "/bin/false" }
 "#;
 
 /// A cage with containerd and pod-overhead.
@@ -199,7 +205,9 @@ fn measures_containers_and_shared_namespaces() {
         (["--containers", "1", "--pid", "container"], 3.0, 2.0),
         (["--containers", "1", "--pid", "node"], 3.0, 2.0),
     ] {
-        let saved = node.measure(&words).0;
+        let (saved, text) = node.measure(&words);
+        // It would contain what the containers need.
+        assert!(text.contains("No RuntimeClass") && !text.contains("podFixed"), "{text}");
         assert_eq!(figure(&saved, "Things", "processes"), processes, "{words:?}");
         assert_eq!(
             figure(&saved, "Things", "network devices in the sandbox"),
@@ -209,6 +217,23 @@ fn measures_containers_and_shared_namespaces() {
     }
     let error = node.tool(&["--containers", "1", "--image", "example.com/missing:1"]);
     assert!(error.contains("example.com/missing:1"), "{error}");
+    node.assert_nothing_is_left();
+}
+
+/// What was measured before an error is shown and saved.
+#[test]
+fn error_keeps_what_was_measured_before() {
+    let Some(node) = Node::new(PAUSE) else { return };
+    let words = ["--pods", "3", "--json", "/run/run.json", "--runtime-handler", "runc"];
+    let words = node.words(&[&words[..], &["--runtime-handler", "broken"]].concat());
+    let output = node.cage.output(&words);
+    let [text, error] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(!output.status.success() && error.contains("broken"), "{error}");
+    assert!(text.contains("podFixed"), "{text}");
+    let saved = fs::read(node.cage.path("/run/run.json")).unwrap();
+    let saved: Value = serde_json::from_slice(&saved).unwrap();
+    let handlers = saved["runs"].as_array().unwrap().iter().map(|run| &run["subject"]["handler"]);
+    assert_eq!(handlers.collect::<Vec<_>>(), ["runc"]);
     node.assert_nothing_is_left();
 }
 
@@ -233,6 +258,9 @@ fn larger_sandbox_shows_as_larger() {
 #[test]
 fn bad_input_is_named() {
     let Some(node) = Node::new("example.com/missing:1") else { return };
+    // A link to what is not a regular file.
+    node.cage.run(&["busybox", "mkfifo", "/run/fifo"]);
+    node.cage.run(&["busybox", "ln", "-s", "/run/fifo", "/run/device"]);
     for (words, message) in [
         (
             ["--runtime-endpoint", "unix:///run/none.sock"],
@@ -242,10 +270,17 @@ fn bad_input_is_named() {
         (["--runtime-handler", "none"], "the runtime has no handler none; it has: "),
         (["--pods", "3"], "the sandbox image is not on this node"),
         (["--json", "/none/run.json"], "write /none/run.json"),
+        (["--json", "/run"], "write /run: it is not a regular file"),
+        (["--json", "/run/device"], "write /run/fifo: it is not a regular file"),
     ] {
         let error = node.tool(&words);
         assert!(error.starts_with("error: ") && error.contains(message), "{words:?}: {error}");
     }
+    // In another PID namespace, a run in progress looks like one that was killed.
+    let words = [&["unshare", "--pid", "--fork", "--mount-proc"], &node.words(&["--yes"])[..]];
+    let output = node.cage.output(&words.concat());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("not visible here"), "{error}");
     node.assert_nothing_is_left();
 }
 
