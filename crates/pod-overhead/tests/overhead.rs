@@ -134,13 +134,16 @@ impl Node {
     /// Starts a long run, and sends it this signal when it has some pods.
     fn interrupt(&self, signal: &str) -> Job {
         let job = self.begin();
-        let processes = fs::read_dir(self.cage.path("/proc")).unwrap().flatten();
-        let names = processes.filter_map(|entry| entry.file_name().into_string().ok());
-        let mut pids =
-            names.filter(|pid| self.cage.proc(&format!("{pid}/comm")) == "pod-overhead\n");
-        let pid = pids.next().expect("it runs");
-        self.cage.run(&["kill", "-s", signal, &pid]);
+        self.send(signal);
         job
+    }
+
+    /// Sends a signal to pod-overhead.
+    fn send(&self, signal: &str) {
+        let pids = self.cage.processes().into_iter().map(|pid| pid.to_string());
+        let mut pids =
+            pids.filter(|pid| self.cage.proc(&format!("{pid}/comm")) == "pod-overhead\n");
+        self.cage.run(&["kill", "-s", signal, &pids.next().expect("it runs")]);
     }
 }
 
@@ -464,6 +467,17 @@ fn next_start_removes_pods_of_a_killed_run() {
     // It asks first. Without a terminal, it removes nothing.
     let error = node.tool(&["--pods", "3"]);
     assert!(error.contains("pods are left over from earlier runs"), "{error}");
+    assert!(node.pods().len() > 3);
+    // On a terminal, a signal ends the question.
+    node.cage.run(&["busybox", "mkfifo", "/run/keyboard"]);
+    let command = node.words(&["--pods", "3"]).join(" ");
+    let script = "exec script --quiet --flush --command \"$0\" /run/screen <>/run/keyboard";
+    let mut asked = node.cage.start(&["sh", "-c", script, &command], "/run/out", "/run/error");
+    let screen = || fs::read_to_string(node.cage.path("/run/screen")).unwrap_or_default();
+    until("it asks", || screen().contains("[y/N]") || asked.has_ended());
+    node.send("TERM");
+    until("it ends", || asked.has_ended());
+    assert!(screen().contains("interrupted"), "{}", screen());
     assert!(node.pods().len() > 3);
     node.measure(&["--yes"]);
     node.assert_nothing_is_left();
