@@ -9,11 +9,13 @@
 //! Then put its output between the two comments in the README.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use common::footprint::record::{Kind, Record, goals};
 use common::footprint::{picture, tables};
 use common::number::number;
+use common::output::Output;
 use serde_json::Value;
 
 const README: &str = include_str!("../README.md");
@@ -92,5 +94,41 @@ fn the_goals_are_those_of_the_figures() {
         // JSON may lose the last digit.
         let difference = found.measured.unwrap_or(-1.0) - saved.measured.unwrap_or(-1.0);
         assert!(difference.abs() < 1e-9, "{}: {difference}", found.what);
+    }
+}
+
+/// The files that the benchmark writes: an earlier one is kept until the new one is complete.
+#[test]
+fn an_output_file_is_written_completely_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let names = || common::folder::files(folder.path());
+    drop(Output::new(&path("run.json")).unwrap());
+    assert!(names().is_empty());
+    Output::new(&path("run.json")).unwrap().write("first").unwrap();
+    symlink("run.json", path("latest.json")).unwrap();
+    let second = Output::new(&path("latest.json")).unwrap();
+    assert_eq!(fs::read_to_string(path("run.json")).unwrap(), "first");
+    second.write("second").unwrap();
+    assert_eq!(fs::read_to_string(path("run.json")).unwrap(), "second");
+    assert!(path("latest.json").is_symlink());
+    assert_eq!(names().len(), 2, "no temporary file is left");
+}
+
+/// The benchmark often runs as root, which could replace a device by a file.
+#[test]
+fn an_output_file_replaces_nothing_but_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let dangling = folder.path().join("dangling");
+    symlink("nowhere", &dangling).unwrap();
+    let missing = folder.path().join("missing/run.json");
+    for (path, expected) in [
+        (folder.path(), "it is not a regular file"),
+        (Path::new("/dev/null"), "it is not a regular file"),
+        (&dangling, "No such file or directory"),
+        (&missing, "No such file or directory"),
+    ] {
+        let error = Output::new(path).err().unwrap();
+        assert!(error.starts_with(&format!("{}: {expected}", path.display())), "{error}");
     }
 }

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use common::footprint::record::{Condition, Kind, Machine, Record, definitions, goals};
 use common::footprint::{picture, tables};
+use common::output::{Output, print};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use cgroup::{Hierarchy, Version};
@@ -101,44 +102,43 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    // Finds out before the run, not after it, whether these files can be written.
-    for file in [&options.json, &options.svg].into_iter().flatten() {
-        let opened = fs::File::options().append(true).create(true).open(file);
-        opened.map_err(|error| format!("{}: {error}", file.display()))?;
+    let is_root = rustix::process::geteuid().is_root();
+    if options.from.is_none() {
+        if !is_root {
+            process::enter_user_namespace()?;
+        }
+        // Before the temporary files below exist, so that a signal does not leave them behind.
+        process::catch_interrupts()?;
     }
+    // Opened now, so that a path that cannot be written is reported before the run, not after it.
+    let open = |path: &Option<PathBuf>| path.as_deref().map(Output::new).transpose();
+    let (json, svg) = (open(&options.json)?, open(&options.svg)?);
     let record = match &options.from {
         Some(file) => {
             let text = fs::read_to_string(file);
             let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
             serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?
         }
-        None => measure(options)?,
+        None => measure(options, is_root)?,
     };
-    if options.markdown {
-        print!("{}", tables::markdown(&record));
-    } else {
-        print!("{}", tables::all(&record));
+    let mut written = Vec::new();
+    if let Some(file) = json {
+        let text = serde_json::to_string_pretty(&record).map_err(|error| error.to_string())?;
+        written.push(file.write(&(text + "\n")));
     }
-    let write = |file: &Path, text: String| {
-        fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
-    };
-    if let Some(file) = &options.json {
-        let json = serde_json::to_string_pretty(&record).map_err(|error| error.to_string())?;
-        write(file, json + "\n")?;
+    if let Some(file) = svg {
+        written.push(file.write(&picture::svg(&record)));
     }
-    if let Some(file) = &options.svg {
-        write(file, picture::svg(&record))?;
-    }
-    Ok(())
+    // Printed even if a file could not be written, so that the figures of a long run are not lost.
+    written.push(print(&match options.markdown {
+        true => tables::markdown(&record),
+        false => tables::all(&record),
+    }));
+    written.into_iter().collect()
 }
 
 /// Makes all measurements.
-fn measure(options: &Options) -> Result<Record> {
-    let is_root = rustix::process::geteuid().is_root();
-    if !is_root {
-        process::enter_user_namespace()?;
-    }
-    process::catch_interrupts()?;
+fn measure(options: &Options, is_root: bool) -> Result<Record> {
     let begin = Instant::now();
     let load_at_start = load();
     let mut notes = Vec::new();

@@ -94,7 +94,8 @@ pub struct Referrer {
     pub content: Blob,
     /// The manifest, which has the content as its layer and the index of the image as its subject.
     pub manifest: Blob,
-    media_type: &'static str,
+    /// The descriptor of the artifact in an index.
+    pub descriptor: Descriptor,
 }
 
 impl Referrer {
@@ -110,6 +111,7 @@ impl Referrer {
         let text = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
         let mut layer = content.descriptor(media_type.into());
         layer.set_annotations(Some(annotations.into_iter().map(text).collect()));
+        let created = HashMap::from([(ANNOTATION_CREATED.to_owned(), created.to_string())]);
         let manifest = ImageManifestBuilder::default()
             .schema_version(SCHEMA_VERSION)
             .media_type(MediaType::ImageManifest)
@@ -117,16 +119,15 @@ impl Referrer {
             .config(empty.descriptor(MediaType::EmptyJSON))
             .layers([layer])
             .subject(index.descriptor(MediaType::ImageIndex))
-            .annotations(HashMap::from([(ANNOTATION_CREATED.to_owned(), created.to_string())]))
+            .annotations(created.clone())
             .build()?;
-        Ok(Self { file_name, content, manifest: Blob::json(&manifest)?, media_type })
-    }
-
-    /// The descriptor of the artifact in an index.
-    pub fn descriptor(&self) -> Descriptor {
-        let mut descriptor = self.manifest.descriptor(MediaType::ImageManifest);
-        descriptor.set_artifact_type(Some(self.media_type.into()));
-        descriptor
+        let manifest = Blob::json(&manifest)?;
+        let mut descriptor = manifest.descriptor(MediaType::ImageManifest);
+        // A descriptor in the index of the referrers must have the manifest's artifact type and annotations
+        // (OCI distribution specification 1.1, "Pushing Manifests with Subject").
+        descriptor.set_artifact_type(Some(media_type.into()));
+        descriptor.set_annotations(Some(created));
+        Ok(Self { file_name, content, manifest, descriptor })
     }
 }
 
@@ -178,10 +179,11 @@ impl Image {
                 of,
             )?,
         ];
+        let descriptors = referrers.iter().map(|referrer| referrer.descriptor.clone());
         let referrers_index = ImageIndexBuilder::default()
             .schema_version(SCHEMA_VERSION)
             .media_type(MediaType::ImageIndex)
-            .manifests(referrers.iter().map(Referrer::descriptor).collect::<Vec<_>>())
+            .manifests(descriptors.collect::<Vec<_>>())
             .build()?;
         let referrers_index = Blob::json(&referrers_index)?;
         Ok(Self { compiler: compiler.version, platforms, index, referrers, empty, referrers_index })

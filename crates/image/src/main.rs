@@ -18,6 +18,8 @@ mod sbom;
 mod timestamp;
 mod verify;
 
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -102,10 +104,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     if arguments.list_platforms {
-        for Platform { name, target, .. } in &PLATFORMS {
-            println!("{name} {target}");
-        }
-        return Ok(());
+        let lines =
+            PLATFORMS.iter().map(|Platform { name, target, .. }| format!("{name} {target}\n"));
+        return print(&lines.collect::<String>());
     }
     interrupt::catch()?;
     if let Some(folder) = &arguments.verify {
@@ -122,9 +123,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     output.write(&output::files(&image, &arguments.tag, created)?)?;
-    print_table(&image);
-    println!("{}", arguments.tag);
-    Ok(())
+    print(&format!("{}{}\n", table(&image)?, arguments.tag))
 }
 
 /// Rebuilds the image that a directory contains, with the same platforms, time, name and commit, and compares
@@ -135,13 +134,10 @@ fn verify(folder: &Path) -> Result<()> {
     let built = build(&written.platforms()?, written.created()?, revision.as_deref())?;
     let differences = written.differences(&built)?;
     if differences.is_empty() {
-        print_table(&built);
-        println!("{} is identical to the new build", folder.display());
-        return Ok(());
+        let (table, folder) = (table(&built)?, folder.display());
+        return print(&format!("{table}{folder} is identical to the new build\n"));
     }
-    for difference in &differences {
-        println!("{difference}");
-    }
+    print(&(differences.join("\n") + "\n"))?;
     let count = differences.len();
     bail!("not identical to the new build with {}: {count} differences", built.compiler);
 }
@@ -159,15 +155,26 @@ fn build(platforms: &[&'static Platform], created: Time, revision: Option<&str>)
     Ok(image)
 }
 
-/// Prints a line for each platform, and one for the index.
-fn print_table(image: &Image) {
-    println!("{:15}{:>9}{:>9}  digest", "platform", "program", "image");
+/// A table with a line for each platform, and one for the index.
+fn table(image: &Image) -> Result<String> {
+    let mut text = format!("{:15}{:>9}{:>9}  digest\n", "platform", "program", "image");
     for part in &image.platforms {
         let (name, program_bytes) = (part.platform.name, part.program.len());
         let digest = part.manifest.digest();
-        println!("{name:15}{program_bytes:>7} B{:>7} B  {digest}", part.size_bytes());
+        writeln!(text, "{name:15}{program_bytes:>7} B{:>7} B  {digest}", part.size_bytes())?;
     }
-    println!("{:33}  {}", "index", image.index.digest());
+    writeln!(text, "{:33}  {}", "index", image.index.digest())?;
+    Ok(text)
+}
+
+/// Writes to stdout. `print!` would panic on an error.
+fn print(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // The reader, such as head(1), has closed the pipe.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("write to stdout"),
+    }
 }
 
 /// Accepts the full hash of a git commit.

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use canon_json::CanonJsonSerialize;
 use oci_spec::distribution::Reference;
 use oci_spec::image::{
@@ -24,6 +24,9 @@ use crate::{c_header, go, interrupt};
 
 /// The annotation from which containerd, podman and docker take the full name of an image in a layout.
 pub const ANNOTATION_NAME: &str = "io.containerd.image.name";
+
+/// The file with the checksums.
+const SUMS: &str = "SHA256SUMS";
 
 /// Files by their relative paths.
 pub type Files = BTreeMap<String, Vec<u8>>;
@@ -47,7 +50,7 @@ pub fn files(image: &Image, name: &Reference, created: Time) -> Result<Files> {
     }
     let top = files.iter().filter(|(path, _)| !path.contains('/'));
     let sums = top.map(|(path, bytes)| format!("{}  {path}\n", sha256(bytes))).collect::<String>();
-    files.insert("SHA256SUMS".into(), sums.into_bytes());
+    files.insert(SUMS.into(), sums.into_bytes());
     Ok(files)
 }
 
@@ -71,7 +74,7 @@ fn layout(image: &Image, name: &Reference, with_referrers: bool) -> Result<Files
         manifests.push(referrers);
         blobs.extend([&image.referrers_index, &image.empty]);
         for referrer in &image.referrers {
-            manifests.push(referrer.descriptor());
+            manifests.push(referrer.descriptor.clone());
             blobs.extend([&referrer.manifest, &referrer.content]);
         }
     }
@@ -114,39 +117,72 @@ fn archive(image: &Image, name: &Reference, created: Time) -> Result<Vec<u8>> {
     Ok(archive.into_inner()?)
 }
 
-/// A temporary directory beside the output directory. The files are written to a subdirectory of it. Once
-/// they are complete, that subdirectory replaces the output directory.
+/// A temporary directory, in which the files are written before they move to the output directory.
+///
+/// If the output directory is new, the temporary directory is beside it, and all files appear with one rename.
+/// An existing directory may be a mount point or the working directory of a shell, and has an owner and a mode.
+/// So it is not replaced: the temporary directory is in it, and the files move one by one.
 pub struct Output {
     out: PathBuf,
+    is_new: bool,
     staging: tempfile::TempDir,
 }
 
 impl Output {
     /// Creates the temporary directory, so that an unusable `out` is reported before anything is built.
     pub fn new(out: &Path) -> Result<Self> {
-        // The real path of an existing directory, even if `out` is `.` or a symbolic link.
-        let out = match fs::canonicalize(out) {
-            Ok(out) => out,
-            Err(error) if error.kind() == ErrorKind::NotFound => std::path::absolute(out)?,
-            Err(error) => return Err(error).with_context(|| format!("--out {}", out.display())),
-        };
-        if out.exists() {
-            let mut entries =
-                fs::read_dir(&out).with_context(|| format!("--out {}", out.display()))?;
-            if entries.next().is_some() {
-                bail!("--out {}: it is not empty: remove it, or name another", out.display());
+        Self::create(out).with_context(|| format!("--out {}", out.display()))
+    }
+
+    fn create(out: &Path) -> Result<Self> {
+        // Without a slash at the end, which would hide a dangling link.
+        let mut out: PathBuf = std::path::absolute(out)?.components().collect();
+        let is_new = match fs::canonicalize(&out) {
+            Ok(path) => {
+                ensure!(path.is_dir(), "it is not a directory");
+                out = path;
+                false
             }
-        }
-        let parent = out.parent().with_context(|| format!("--out {}", out.display()))?;
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                ensure!(!out.is_symlink(), "it is a symbolic link to a path that does not exist");
+                true
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (parent, place) = match is_new {
+            true => (out.parent().context("it has no parent")?, "beside"),
+            false => (&*out, "in"),
+        };
         let staging = tempfile::Builder::new()
             .prefix(".podpause-image-")
             .tempdir_in(parent)
-            .with_context(|| format!("--out {}: create a directory beside it", out.display()))?;
-        Ok(Self { out, staging })
+            .with_context(|| format!("create a directory {place} it"))?;
+        let this = Self { out, is_new, staging };
+        this.check_empty()?;
+        Ok(this)
+    }
+
+    /// Fails if the output directory has another entry than the temporary directory.
+    fn check_empty(&self) -> Result<()> {
+        if self.is_new {
+            return Ok(()); // A rename replaces only an empty directory.
+        }
+        for entry in fs::read_dir(&self.out)? {
+            let path = entry?.path();
+            if path != self.staging.path() {
+                let name = path.file_name().unwrap_or_default().display();
+                bail!("it is not empty: it contains {name}");
+            }
+        }
+        Ok(())
     }
 
     /// Writes the files. After an error, none of them is left.
     pub fn write(self, files: &Files) -> Result<()> {
+        self.write_and_move(files).with_context(|| format!("--out {}", self.out.display()))
+    }
+
+    fn write_and_move(&self, files: &Files) -> Result<()> {
         // A subdirectory, because only the owner can read the temporary directory itself.
         let folder = self.staging.path().join("out");
         DirBuilder::new()
@@ -158,11 +194,34 @@ impl Output {
             parent
                 .unwrap_or(Ok(()))
                 .and_then(|()| write(&folder.join(path), bytes))
-                .with_context(|| format!("--out {}: write {path}", self.out.display()))?;
+                .with_context(|| format!("write {path}"))?;
         }
-        fs::rename(&folder, &self.out)
-            .with_context(|| format!("--out {}: move the written files there", self.out.display()))
+        match self.is_new {
+            true => fs::rename(&folder, &self.out).context("move the written files there"),
+            false => {
+                // It may have been filled since the first check.
+                self.check_empty()?;
+                move_entries(&folder, &self.out)
+            }
+        }
     }
+}
+
+/// Moves all entries of a directory to another one, `SHA256SUMS` last, so that it shows that the others are
+/// there. After an error, moves them back.
+fn move_entries(from: &Path, to: &Path) -> Result<()> {
+    let names = fs::read_dir(from)?.map(|entry| Ok(entry?.file_name()));
+    let mut names = names.collect::<std::io::Result<Vec<_>>>()?;
+    names.sort_by_key(|name| name == SUMS);
+    for (count, name) in names.iter().enumerate() {
+        if let Err(error) = fs::rename(from.join(name), to.join(name)) {
+            for name in &names[..count] {
+                let _ = fs::rename(to.join(name), from.join(name));
+            }
+            return Err(error).with_context(|| format!("move {} there", name.display()));
+        }
+    }
+    Ok(())
 }
 
 /// Writes a file and syncs it. An ELF file becomes executable.
@@ -171,4 +230,24 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_move_is_undone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::create_dir_all(from.join("oci")).unwrap();
+        fs::write(from.join("pause.h"), "").unwrap();
+        fs::write(from.join(SUMS), "").unwrap();
+        // A directory, which the checksums cannot replace.
+        fs::create_dir_all(to.join(SUMS)).unwrap();
+        let error = move_entries(&from, &to).unwrap_err();
+        assert_eq!(format!("{error:#}"), "move SHA256SUMS there: Is a directory (os error 21)");
+        assert_eq!(fs::read_dir(&from).unwrap().count(), 3);
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+    }
 }

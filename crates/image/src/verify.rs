@@ -35,12 +35,14 @@ impl Written {
     pub fn open(folder: &Path) -> Result<Self> {
         let oci = folder.join("oci");
         let layout = if oci.is_dir() { oci } else { folder.to_owned() };
-        let root: ImageIndex = parse(&read(&layout.join("index.json"))?)?;
+        let path = layout.join("index.json");
+        let root: ImageIndex = parse(&read(&path)?, &path)?;
         let is_index = |entry: &&Descriptor| *entry.media_type() == MediaType::ImageIndex;
         let Some(entry) = root.manifests().iter().find(is_index).cloned() else {
             bail!("{}: it contains no image index", layout.display());
         };
-        let index = parse(&blob(&layout, &entry)?)?;
+        let blob = blob(&layout, &entry)?;
+        let index = parse(&blob.bytes, &layout.join(blob.path()))?;
         Ok(Self { folder: folder.to_owned(), layout, entry, index })
     }
 
@@ -73,7 +75,8 @@ impl Written {
     /// A description of each difference from the new build.
     pub fn differences(&self, built: &Image) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        compare_json("index", &blob(&self.layout, &self.entry)?, &built.index, &mut found)?;
+        let index = blob(&self.layout, &self.entry)?;
+        self.compare_json("index", &index, &built.index, &mut found)?;
         for (descriptor, part) in self.index.manifests().iter().zip(&built.platforms) {
             let name = platform_name(descriptor)?;
             if platform::named(&name)? != part.platform {
@@ -100,20 +103,42 @@ impl Written {
         found: &mut Vec<String>,
     ) -> Result<()> {
         let name = built.platform.name;
-        let bytes = blob(&self.layout, descriptor)?;
-        compare_json(&format!("{name}: manifest"), &bytes, &built.manifest, found)?;
-        let manifest: ImageManifest = parse(&bytes)?;
+        let manifest = blob(&self.layout, descriptor)?;
+        self.compare_json(&format!("{name}: manifest"), &manifest, &built.manifest, found)?;
+        let path = self.layout.join(manifest.path());
+        let manifest: ImageManifest = parse(&manifest.bytes, &path)?;
         let config = blob(&self.layout, manifest.config())?;
-        compare_json(&format!("{name}: configuration"), &config, &built.config, found)?;
+        self.compare_json(&format!("{name}: configuration"), &config, &built.config, found)?;
         let [layer] = &manifest.layers()[..] else {
             found.push(format!("{name}: layers: {}", both(manifest.layers().len(), 1)));
             return Ok(());
         };
-        let (there, here) = (blob(&self.layout, layer)?, &built.layer.bytes);
+        let (there, here) = (blob(&self.layout, layer)?.bytes, &built.layer.bytes);
         if there != *here {
             let sizes = both(format!("{} bytes", there.len()), here.len());
             found.push(format!("{name}: layer: {sizes}"));
-            compare_archives(name, &there, here, found)?;
+            compare_archives(name, &there, here, found)
+                .with_context(|| format!("{name}: layer"))?;
+        }
+        Ok(())
+    }
+
+    /// Compares JSON field by field if the bytes differ.
+    fn compare_json(
+        &self,
+        what: &str,
+        written: &Blob,
+        built: &Blob,
+        found: &mut Vec<String>,
+    ) -> Result<()> {
+        if written.bytes != built.bytes {
+            let before = found.len();
+            let there = parse(&written.bytes, &self.layout.join(written.path()))?;
+            let here = serde_json::from_slice(&built.bytes)?;
+            compare_values(what, Some(&there), Some(&here), found);
+            if found.len() == before {
+                found.push(format!("{what}: the same content, but formatted differently"));
+            }
         }
         Ok(())
     }
@@ -139,13 +164,13 @@ impl Written {
     }
 }
 
-/// Parses JSON.
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    Ok(serde_json::from_slice(bytes)?)
+/// Parses a JSON file. An error names the file.
+fn parse<T: DeserializeOwned>(bytes: &[u8], path: &Path) -> Result<T> {
+    serde_json::from_slice(bytes).with_context(|| path.display().to_string())
 }
 
-/// The bytes that a descriptor refers to. Fails if they do not match its digest.
-fn blob(layout: &Path, descriptor: &Descriptor) -> Result<Vec<u8>> {
+/// The blob that a descriptor refers to. Fails if the bytes do not match the digest.
+fn blob(layout: &Path, descriptor: &Descriptor) -> Result<Blob> {
     let digest = descriptor.digest();
     let sha256 =
         descriptor.as_digest_sha256().with_context(|| format!("{digest}: not a SHA-256"))?;
@@ -155,7 +180,7 @@ fn blob(layout: &Path, descriptor: &Descriptor) -> Result<Vec<u8>> {
     if found.digest() != digest.to_string() {
         bail!("{}: damaged: its digest is {}", path.display(), found.digest());
     }
-    Ok(found.bytes)
+    Ok(found)
 }
 
 /// The name of the platform of an image.
@@ -165,18 +190,6 @@ fn platform_name(descriptor: &Descriptor) -> Result<String> {
         platform.with_context(|| format!("{}: lacks a platform", descriptor.digest()))?;
     let variant = platform.variant().as_ref().map(|variant| format!("/{variant}"));
     Ok(format!("{}/{}{}", platform.os(), platform.architecture(), variant.unwrap_or_default()))
-}
-
-/// Compares JSON field by field if the bytes differ.
-fn compare_json(what: &str, written: &[u8], built: &Blob, found: &mut Vec<String>) -> Result<()> {
-    if written != built.bytes {
-        let before = found.len();
-        compare_values(what, Some(&parse(written)?), Some(&parse(&built.bytes)?), found);
-        if found.len() == before {
-            found.push(format!("{what}: the same content, but formatted differently"));
-        }
-    }
-    Ok(())
 }
 
 /// Compares the values at the same place in both documents, and the values in them.

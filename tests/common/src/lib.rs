@@ -9,6 +9,7 @@ pub mod footprint;
 pub mod images;
 pub mod number;
 pub mod orphans;
+pub mod output;
 pub mod report;
 pub mod wait;
 

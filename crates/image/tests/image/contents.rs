@@ -224,11 +224,14 @@ fn assert_refers(dist: &Dist, file: &str, media_type: &str) {
     let tag = entries[0].digest().to_string().replace(':', "-");
     let is_tagged = |entry: &&Descriptor| {
         let annotations = entry.annotations().as_ref();
-        annotations.is_some_and(|all| all["org.opencontainers.image.ref.name"] == tag)
+        annotations.is_some_and(|all| all.get("org.opencontainers.image.ref.name") == Some(&tag))
     };
     let tagged = entries.iter().find(is_tagged).unwrap();
     let index: ImageIndex = serde_json::from_slice(&dist.blob(tagged)).unwrap();
     assert!(index.manifests().contains(referrer), "{index:?}");
+    // "All annotations from the pushed manifest MUST be copied to this descriptor."
+    assert_eq!(referrer.annotations(), manifest.annotations());
+    assert!(referrer.annotations().is_some());
 }
 
 /// The provenance is valid according to in-toto's own definition, and lists what went into the image.

@@ -2,12 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::report::skip;
+use common::report::skipped;
 use common::wait::{DEADLINE, is_readable};
 use podpause::compile::PLATFORMS;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
@@ -148,24 +148,80 @@ fn non_empty_output_directory_is_kept() {
     let words = fails(podpause_image().args(["--out", "dist"]), &folder);
     assert!(words.contains("dist: it is not empty:"), "{words}");
     assert_eq!(fs::read_to_string(dist.join("precious")).unwrap(), "kept");
-    // The output path is a file.
-    let words = fails(podpause_image().args(["--out", "dist/precious"]), &folder);
-    assert!(words.contains("Not a directory"), "{words}");
-    let words = fails(podpause_image().args(["--out", "missing/dist"]), &folder);
-    assert!(words.contains("No such file or directory"), "{words}");
     assert_eq!(left(&folder), ["dist"]);
 }
 
-/// An existing empty folder is used, even through a symbolic link.
+/// These paths are refused before the compiler, which does not exist here, would run.
 #[test]
-fn empty_output_directory_is_used() {
+fn unusable_output_path_is_named() {
     let folder = folder();
-    let home = folder.path().join("home");
-    std::os::unix::fs::symlink(&home, folder.path().join("link")).unwrap();
-    let mut command = podpause_image();
-    command.arg("--out").arg(folder.path().join("link")).env("RUSTC", folder.path().join("rustc"));
-    run(&mut command);
-    assert!(home.join("oci/index.json").is_file());
+    fs::remove_file(folder.path().join("rustc")).unwrap();
+    fs::write(folder.path().join("file"), "").unwrap();
+    symlink("nowhere", folder.path().join("dangling")).unwrap();
+    symlink("loop", folder.path().join("loop")).unwrap();
+    for (out, expected) in [
+        ("../file", "it is not a directory"),
+        ("../file/dist", "Not a directory"),
+        ("../dangling", "it is a symbolic link to a path that does not exist"),
+        ("../dangling/", "it is a symbolic link to a path that does not exist"),
+        ("../loop", "Too many levels of symbolic links"),
+        ("missing/dist", "No such file or directory"),
+    ] {
+        let words = fails(podpause_image().args(["--out", out]), &folder);
+        assert!(words.starts_with(&format!("error: --out {out}: ")), "{words}");
+        assert!(words.contains(expected), "{out}: {words}");
+    }
+    assert_eq!(left(&folder), [""; 0]);
+}
+
+/// An existing empty directory is filled, not replaced, even through a symbolic link.
+#[test]
+fn empty_output_directory_is_filled() {
+    for out in [".", "../home/", "../link"] {
+        let folder = folder();
+        let home = folder.path().join("home");
+        fs::set_permissions(&home, fs::Permissions::from_mode(0o750)).unwrap();
+        symlink("home", folder.path().join("link")).unwrap();
+        let before = fs::metadata(&home).unwrap();
+        let mut command = podpause_image();
+        command.args(["--out", out]).env("RUSTC", folder.path().join("rustc"));
+        run(command.current_dir(&home));
+        let after = fs::metadata(&home).unwrap();
+        assert_eq!((after.ino(), after.mode()), (before.ino(), before.mode()), "{out}");
+        let mut command = podpause_image();
+        command.arg("--verify").arg(&home).env("RUSTC", folder.path().join("rustc"));
+        run(&mut command);
+        let expected = ["SHA256SUMS", "go", "oci", "pause.cdx.json", "pause.h"];
+        let mut left = left(&folder);
+        left.retain(|name| !name.starts_with("pause-"));
+        left.sort();
+        assert_eq!(left, [&expected[..], &["pause.provenance.json", "pause.tar"]].concat());
+    }
+}
+
+/// A file that appears in the output directory during the build is kept, and nothing is added to it.
+#[test]
+fn output_directory_filled_during_the_build_is_kept() {
+    let folder = folder();
+    let rustc = folder.path().join("rustc");
+    let script = fs::read_to_string(&rustc).unwrap() + "echo kept >\"${0%/*}/home/pause.h\"\n";
+    fs::write(&rustc, script).unwrap();
+    let words = fails(podpause_image().args(["--out", "."]), &folder);
+    assert!(words.contains("home: it is not empty: it contains pause.h"), "{words}");
+    assert_eq!(left(&folder), ["pause.h"]);
+    assert_eq!(fs::read_to_string(folder.path().join("home/pause.h")).unwrap(), "kept\n");
+}
+
+/// A mount point cannot be replaced.
+#[test]
+fn mount_point_is_filled() {
+    let folder = folder();
+    let Some(mut command) = unshare() else { return };
+    let script = "mount -t tmpfs none . && cd \"$PWD\" && \"$@\" && sha256sum --check SHA256SUMS";
+    command.args(["sh", "-c", script, "sh", env!("CARGO_BIN_EXE_podpause-image"), "--out", "."]);
+    command.current_dir(folder.path().join("home")).env("RUSTC", folder.path().join("rustc"));
+    assert!(run(&mut command).contains("pause.tar: OK"));
+    assert_eq!(left(&folder), [""; 0], "the mount has hidden it");
 }
 
 #[test]
@@ -175,13 +231,17 @@ fn unwritable_directory_is_named() {
     let copy = folder.path().join("podpause-image");
     fs::copy(env!("CARGO_BIN_EXE_podpause-image"), &copy).unwrap();
     fs::set_permissions(&home, fs::Permissions::from_mode(0o555)).unwrap();
-    let mut command = Command::new(copy);
-    // Permissions do not stop root from writing.
-    if rustix::process::geteuid().is_root() {
-        command.uid(65534).gid(65534);
+    for (out, place) in [("dist", "beside"), (".", "in")] {
+        let mut command = Command::new(&copy);
+        // Permissions do not stop root from writing.
+        if rustix::process::geteuid().is_root() {
+            command.uid(65534).gid(65534);
+        }
+        command.args(["--out", out]).env_remove("SOURCE_DATE_EPOCH");
+        let words = fails(&mut command, &folder);
+        let expected = format!("{out}: create a directory {place} it: Permission denied");
+        assert!(words.contains(&expected), "{words}");
     }
-    let words = fails(command.args(["--out", "dist"]).env_remove("SOURCE_DATE_EPOCH"), &folder);
-    assert!(words.contains("dist: create a directory beside it: Permission denied"), "{words}");
     assert_eq!(left(&folder), [""; 0]);
 }
 
@@ -190,11 +250,13 @@ fn unwritable_directory_is_named() {
 fn failed_write_leaves_nothing() {
     let folder = folder();
     let script = "trap '' XFSZ; ulimit -f 80; exec \"$@\"";
-    let mut command = Command::new("sh");
-    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_podpause-image"), "--out", "dist"]);
-    let words = fails(command.args(["--platform", "all"]), &folder);
-    assert!(words.contains(": write pause.") && words.contains("File too large"), "{words}");
-    assert_eq!(left(&folder), [""; 0]);
+    for out in ["dist", "."] {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_podpause-image"), "--out", out]);
+        let words = fails(command.args(["--platform", "all"]), &folder);
+        assert!(words.contains(": write pause.") && words.contains("File too large"), "{words}");
+        assert_eq!(left(&folder), [""; 0]);
+    }
 }
 
 /// While the compiler runs, a signal is sent to the tool and the compiler, as by Ctrl-C in a terminal, or to
@@ -251,19 +313,61 @@ impl Drop for Interruptible {
 #[test]
 fn full_disk_leaves_nothing() {
     let folder = folder();
-    let unshare = ["--user", "--map-root-user", "--mount"];
-    if !Command::new("unshare").args(unshare).arg("true").status().is_ok_and(|s| s.success()) {
-        skip!("unshare", "a namespace for a small disk cannot be made");
-    }
     let script = "mount -t tmpfs -o size=16k none . && cd \"$PWD\" || exit 99\n\
         \"$@\" && exit 98\n\
         ls -A >&2";
-    let mut command = Command::new("unshare");
-    command.args(unshare).args(["sh", "-c", &format!("{script}; exit 1"), "sh"]);
-    command.args([env!("CARGO_BIN_EXE_podpause-image"), "--out", "dist"]);
-    let words = fails(&mut command, &folder);
-    assert!(words.contains("No space left on device"), "{words}");
-    assert_eq!(words.lines().count(), 1, "nothing is left: {words}");
+    for out in ["dist", "."] {
+        let Some(mut command) = unshare() else { return };
+        command.args(["sh", "-c", &format!("{script}; exit 1"), "sh"]);
+        command.args([env!("CARGO_BIN_EXE_podpause-image"), "--out", out]);
+        let words = fails(&mut command, &folder);
+        assert!(words.contains("No space left on device"), "{words}");
+        assert_eq!(words.lines().count(), 1, "nothing is left: {words}");
+    }
+}
+
+/// unshare(1) with a mount namespace. If that cannot be made, reports that the test is skipped.
+fn unshare() -> Option<Command> {
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount"]);
+        command
+    };
+    if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+        skipped("unshare", "a mount namespace cannot be made");
+        return None;
+    }
+    Some(unshare())
+}
+
+/// A reader of stdout may end early, as head(1) does. The exit status is the same as with a reader.
+#[test]
+fn closed_pipe_is_no_error() {
+    let folder = folder();
+    let rustc = folder.path().join("rustc");
+    let run = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = podpause_image();
+        command.args(arguments).current_dir(folder.path()).env("RUSTC", &rustc).stdout(writer);
+        let output = command.output().unwrap();
+        (output.status.code(), errors(&output))
+    };
+    assert_eq!(run(&["--list-platforms"]), (Some(0), String::new()));
+    assert_eq!(run(&["--out", "dist"]), (Some(0), String::new()));
+    assert_eq!(run(&["--verify", "dist"]), (Some(0), String::new()));
+    fs::write(folder.path().join("dist/pause.h"), "another").unwrap();
+    let (status, words) = run(&["--verify", "dist"]);
+    assert_eq!(status, Some(1));
+    assert!(words.contains("1 differences"), "{words}");
+}
+
+#[test]
+fn failed_write_to_stdout_is_an_error() {
+    let folder = folder();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let words = fails(podpause_image().arg("--list-platforms").stdout(full), &folder);
+    assert_eq!(words, "error: write to stdout: No space left on device (os error 28)\n");
 }
 
 #[test]

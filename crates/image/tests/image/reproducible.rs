@@ -87,8 +87,8 @@ fn source_date_epoch_sets_all_times() {
     let texts: Vec<_> = files.values().filter_map(|bytes| str::from_utf8(bytes).ok()).collect();
     assert_eq!(
         texts.iter().filter(|text| time(text)).count(),
-        6,
-        "index, manifest, two referrers, the SBOM as a blob and as a file"
+        8,
+        "index, manifest, two referrers, their index, index.json, the SBOM as a blob and as a file"
     );
     let layer = files.values().find(|bytes| bytes.starts_with(b"\x1f\x8b")).unwrap();
     for archive in [crate::contents::layer(layer), files["pause.tar"].clone()] {

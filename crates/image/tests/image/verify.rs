@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use crate::harness::{Dist, errors, podpause_image, run, stand_in_compiler};
+use crate::harness::{Dist, errors, podpause_image, run, sha256, stand_in_compiler};
 
 /// Runs `--verify` with the stand-in compiler, on a path in the folder.
 fn verify(dist: &Dist, path: &str) -> Output {
@@ -94,6 +94,24 @@ fn unreadable_image_is_an_error() {
 
     let output = verify(&dist, "oci/blobs");
     assert!(errors(&output).contains("index.json: No such file"), "{}", errors(&output));
+
+    // A file that is not JSON is named.
+    let bytes = b"not JSON";
+    let name = format!("oci/blobs/sha256/{}", sha256(bytes));
+    let dist = Dist::stand_in(&["--platform", "linux/amd64"]);
+    fs::write(dist.path(&name), bytes).unwrap();
+    let config = dist.images()[0].manifest.config().digest().digest().to_owned();
+    dist.change(&config, &sha256(bytes));
+    let output = verify(&dist, "");
+    assert!(errors(&output).contains(&format!("{name}: expected")), "{}", errors(&output));
+    let index = dist.entries()[0].digest().digest().to_owned();
+    let text = String::from_utf8(dist.read("oci/index.json")).unwrap();
+    fs::write(dist.path("oci/index.json"), text.replace(&index, &sha256(bytes))).unwrap();
+    let output = verify(&dist, "");
+    assert!(errors(&output).contains(&format!("{name}: expected")), "{}", errors(&output));
+    fs::write(dist.path("oci/index.json"), "").unwrap();
+    let output = verify(&dist, "");
+    assert!(errors(&output).contains("oci/index.json: EOF"), "{}", errors(&output));
 
     let output = podpause_image().args(["--verify", "x", "--out", "y"]).output().unwrap();
     assert!(errors(&output).contains("cannot be used with"), "{}", errors(&output));
