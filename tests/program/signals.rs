@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT end pause. The other signals have their default action, unless they were ignored before.
+//! SIGTERM and SIGINT end pause. It blocks SIGPIPE, SIGTTOU, SIGXFSZ and SIGCHLD. The other signals have their
+//! default action, unless they were ignored before or pause is PID 1.
 
 use rustix::process::Signal;
 

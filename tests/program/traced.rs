@@ -226,7 +226,8 @@ fn orphan_of_another_tracer_stays_a_zombie_until_the_tracer_ends(form: Form) {
                 let parent = match fork() {
                     0 => match fork() {
                         0 => exit(read_byte(orphan_gate)),
-                        // Yama lets a process trace only its descendants, so the parent ends later.
+                        // Yama lets a process trace only its descendants. So the orphan's parent
+                        // ends only after the tracer has seized the orphan.
                         _ => exit(i32::from(read_byte(told) != 1)),
                     },
                     parent => parent,

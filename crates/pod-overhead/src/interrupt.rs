@@ -38,11 +38,11 @@ impl Display for Again {
 
 impl std::error::Error for Again {}
 
-/// Runs the removal of pods, which the first signal has to let run. Gives up at a further signal.
+/// Runs the removal of pods, even if one signal has arrived or arrives meanwhile. Gives up at the next signal.
 pub async fn unless_again<T>(removal: impl Future<Output = Result<T>>) -> Result<T> {
-    let before = CAUGHT.load(Ordering::Relaxed);
+    let before = CAUGHT.load(Ordering::Relaxed).max(1);
     let again = async {
-        while CAUGHT.load(Ordering::Relaxed) == before {
+        while CAUGHT.load(Ordering::Relaxed) <= before {
             tokio::time::sleep(INTERVAL).await;
         }
     };

@@ -283,8 +283,8 @@ async fn remove_leftovers(cri: &Cri, is_systemd: bool, parent: &str, yes: bool) 
             runs.iter().for_each(stop_slice);
         }
     }
-    // Cgroups may be left even if their pods are gone. Elsewhere in the hierarchies, there may be those of a run in
-    // another PID namespace.
+    // Cgroups may be left even if their pods are gone. This looks only below the parent: elsewhere, there may be
+    // cgroups of a run in another PID namespace, which is alive although its process is not visible here.
     let parent = if is_systemd { "/" } else { parent };
     Hierarchies::read()?.remove(parent, &|name| {
         let run = name.strip_prefix("podoverhead-").and_then(|rest| rest.split('-').next());

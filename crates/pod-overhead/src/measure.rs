@@ -392,7 +392,7 @@ fn network_of(process: &Process) -> Option<u64> {
 fn step(from: usize, samples: &Samples, snapshot: &Snapshot) -> Vec<Figure> {
     let charged = snapshot.charges[from..].iter().map(|charge| charge[0].1 / 1_024.0);
     let charged: Vec<_> = charged.collect();
-    // Not the PSS: the share of a shared page falls with each pod, also of the pods before.
+    // Not the PSS: with each new pod, every pod's share of a shared page falls.
     let outside = snapshot.sums[from..].iter().map(|sums| sums.private_outside / 1_024.0);
     let outside: Vec<_> = outside.collect();
     let used = samples.node[from..].iter().enumerate();

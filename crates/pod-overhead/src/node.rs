@@ -51,7 +51,8 @@ const fn count(name: &'static str) -> Counter {
 /// The name of the first counter. Like all counters, it grows with the pods.
 pub const IN_USE: &str = "memory in use";
 
-/// The values of [`COUNTERS`] at one moment. NaN if the kernel does not report one.
+/// The values of [`COUNTERS`] at one moment. The number of memory cgroups is NaN if the kernel
+/// does not report it. A line that /proc/meminfo lacks counts as 0.
 pub type Reading = [f64; COUNTERS.len()];
 
 /// Reads all counters.

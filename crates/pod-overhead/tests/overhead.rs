@@ -209,7 +209,7 @@ fn measures_containers_and_shared_namespaces() {
         (["--containers", "1", "--pid", "node"], 3.0, 2.0),
     ] {
         let (saved, text) = node.measure(&words);
-        // It would contain what the containers need.
+        // A RuntimeClass would contain what the containers need, so none is printed.
         assert!(text.contains("No RuntimeClass") && !text.contains("podFixed"), "{text}");
         assert_eq!(figure(&saved, "Things", "processes"), processes, "{words:?}");
         assert_eq!(
