@@ -22,7 +22,8 @@ import tempfile
 import time
 
 from executor import Executor, NewTarget
-from machine import BadInput, Code, lifter_of, read_program, system_calls
+from machine import PAGE, PAGE_END, BadInput, Code, lifter_of, read_program, system_calls
+from state import START_DEPTH
 from values import Bytes
 
 ENOSYS, EINTR = 38, 4
@@ -168,7 +169,9 @@ class Emulator:
         self.registers = None
 
     def read(self, address, size):
-        return bytes.fromhex(self.ask(f"m{address:x},{size:x}"))
+        most = 1_024  # what fits in a packet
+        parts = ((at, min(most, address + size - at)) for at in range(address, address + size, most))
+        return bytes.fromhex("".join(self.ask(f"m{at:x},{length:x}") for at, length in parts))
 
     def step(self):
         self.ask("s")
@@ -224,16 +227,29 @@ class Comparison:
             state, results = Known(self.code, process), {name: list(values) for name, values in results.items()}
             for name in self.abi.registers:
                 state.set(name, process.get(name))
+            stack = process.get(self.abi.stack)
+            #: Where the program may write, by the start address: what is there according to the proof.
+            self.memory = {at: bytearray(process.read(at, size))
+                           for at, size in ((PAGE, PAGE_END - PAGE), (stack - START_DEPTH, START_DEPTH))}
             while True:
                 instruction = self.code.instructions.get(state.address)
                 if instruction is None:
                     raise Difference(f"{state.address:#x} is executed, but the proof never reaches it")
                 if instruction.enters_kernel:
                     self.executed.add(state.address)
+                    self.compare_memory(process)
                     if not self.make_call(state, process, instruction, results):
                         return
                 else:
                     self.step(state, process, instruction)
+
+    def compare_memory(self, process):
+        """Compares all memory that the program may write. This finds a write that the proof does not know of."""
+        for at, content in self.memory.items():
+            found = process.read(at, len(content))
+            if found != content:
+                first = next(index for index, byte in enumerate(content) if byte != found[index])
+                raise Difference(f"{at + first:#x} is {found[first]:#x}, but the proof says {content[first]:#x}")
 
     def make_call(self, state, process, instruction, results):
         """Takes the place of the kernel: sets the result of a system call. Returns whether the program goes on."""
@@ -271,6 +287,9 @@ class Comparison:
         pairs.append((self.abi.counter, state.address, process.get(self.abi.counter)))
         for address, byte in state.written.items():
             pairs.append((hex(address), byte, process.read(address, 1)[0]))
+            for at, content in self.memory.items():
+                if at <= address < at + len(content):
+                    content[address - at] = byte
         for name, ours, theirs in pairs:
             if ours != theirs:
                 raise Difference(f"{before:#x} {instruction.text}: {name} is {theirs:#x}, but the proof says {ours:#x}")

@@ -66,6 +66,10 @@ class Executor:
                 state.address = to.offset
                 return [("run", state)]
 
+            if operation.name == "setISAMode":  # Arm
+                if not Pause(state).equal(state.get("ISAModeSwitch"), 0):
+                    raise Violation("control flow", "may continue with Thumb code")
+                continue
             if operation.name in TRAPS:
                 return [("trap", state)]
             if operation.name in SYSTEM_CALLS:
@@ -158,9 +162,10 @@ class Executor:
         number = state.get(self.abi.number)
         if not isinstance(number, int):
             raise Violation("calls", "a system call with an unknown number")
-        name = self.names.get(number & 0xFFFFFFFF)
+        # Some kernels use the whole register.
+        name = self.names.get(number)
         if name is None:
-            raise Violation("calls", f"system call {number & 0xFFFFFFFF}, which is not in the contract")
+            raise Violation("calls", f"system call {number}, which is not in the contract")
         values = [state.get(register) for register in self.abi.arguments]
         self.calls.setdefault(name, set()).add(instruction.address)
         done = []

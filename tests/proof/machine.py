@@ -30,6 +30,9 @@ class Architecture(NamedTuple):
     source: str  # src/arch/SOURCE.rs
     machine: int  # e_machine in the ELF header
     language: str  # the language in SLEIGH; empty if there is none
+    flags: int  # e_flags in the ELF header
+    enter: str  # the system call instruction, in hexadecimal
+    trap: str  # the trap instruction, in hexadecimal
     word: int  # the size of an address, in bytes
     order: str
     stack: str
@@ -56,32 +59,33 @@ def numbered(prefix, numbers):
 
 
 ARCHITECTURES = [
-    Architecture("amd64", "x86_64", 62, "x86:LE:64:default", 8, "little", "RSP", "RAX", "RDI RSI RDX R10 R8".split(),
+    Architecture("amd64", "x86_64", 62, "x86:LE:64:default", 0, "0f05", "0f0b", 8, "little", "RSP", "RAX", "RDI RSI RDX R10 R8".split(),
                  "RAX", ["RCX", "R11"], "RAX RBX RCX RDX RSI RDI RBP RSP".split() + numbered("R", range(8, 16)),
                  counter="RIP", has_memory_end=True),
-    Architecture("386", "x86", 3, "x86:LE:32:default", 4, "little", "ESP", "EAX", "EBX ECX EDX ESI EDI".split(),
+    Architecture("386", "x86", 3, "x86:LE:32:default", 0, "cd80", "0f0b", 4, "little", "ESP", "EAX", "EBX ECX EDX ESI EDI".split(),
                  "EAX", [], "EAX ECX EDX EBX ESP EBP ESI EDI".split(), emulator="i386", counter="EIP"),
-    Architecture("arm64", "aarch64", 183, "AARCH64:LE:64:v8A", 8, "little", "sp", "x8", numbered("x", range(5)),
+    Architecture("arm64", "aarch64", 183, "AARCH64:LE:64:v8A", 0, "010000d4", "00000000", 8, "little", "sp", "x8", numbered("x", range(5)),
                  "x0", [], numbered("x", range(31)) + ["sp"], emulator="aarch64"),
-    Architecture("arm-v7", "arm", 40, "ARM:LE:32:v8", 4, "little", "sp", "r7", numbered("r", range(5)),
+    Architecture("arm-v7", "arm", 40, "ARM:LE:32:v8", 0x05000400, "000000ef", "f000f0e7", 4, "little", "sp", "r7", numbered("r", range(5)),
                  "r0", [], numbered("r", range(13)) + ["sp", "lr"], emulator="arm"),
-    Architecture("riscv64", "riscv64", 243, "RISCV:LE:64:RV64GC", 8, "little", "sp", "a7", numbered("a", range(5)),
+    Architecture("riscv64", "riscv64", 243, "RISCV:LE:64:RV64GC", 5, "73000000", "0000", 8, "little", "sp", "a7", numbered("a", range(5)),
                  "a0", [], "zero ra sp gp tp t0 t1 t2 s0 s1".split() + numbered("a", range(8))
                  + numbered("s", range(2, 12)) + numbered("t", range(3, 7)), emulator="riscv64"),
-    Architecture("ppc64le", "powerpc64", 21, "PowerPC:LE:64:default", 8, "little", "r1", "r0", numbered("r", range(3, 8)),
+    Architecture("ppc64le", "powerpc64", 21, "PowerPC:LE:64:default", 2, "02000044", "0800e07f", 8, "little", "r1", "r0", numbered("r", range(3, 8)),
                  "r3", numbered("r", [0, *range(4, 13)]) + ["CTR", "XER", "xer_so", "xer_ov", "xer_ca", "xer_count",
                  "xer_ov32", "xer_ca32"], numbered("r", range(32)) + ["LR", "CTR"], emulator="ppc64le",
                  gdb_numbers={"pc": 64, "CR": 66, "LR": 67, "CTR": 68}, state_of_error="cr0"),
-    Architecture("loong64", "loongarch64", 258, "Loongarch:LE:64:lp64d", 8, "little", "sp", "a7", numbered("a", range(5)),
+    Architecture("loong64", "loongarch64", 258, "Loongarch:LE:64:lp64d", 0x43, "00002b00", "00002a00", 8, "little", "sp", "a7", numbered("a", range(5)),
                  "a0", numbered("t", range(9)), "zero ra tp sp".split() + numbered("a", range(8))
                  + numbered("t", range(9)) + ["r21", "fp"] + numbered("s", range(9)),
                  emulator="loongarch64", gdb_numbers={"pc": 33}),
-    Architecture("s390x", "s390x", 22, "", 8, "big", "r15", "r1", numbered("r", range(2, 7)),
+    Architecture("s390x", "s390x", 22, "", 0, "0a00", "0000", 8, "big", "r15", "r1", numbered("r", range(2, 7)),
                  "r2", [], numbered("r", range(16)), emulator="s390x",
                  gdb_numbers={"pc": 1} | {f"r{number}": 2 + number for number in range(16)}),
 ]
 
-# SLEIGH's names for system call instructions, and for traps.
+# SLEIGH's names for system call instructions, and for traps. They do not tell which system call instruction it is, or
+# whether a trap is conditional. So `Code` also compares the bytes with those of the architecture.
 SYSTEM_CALLS = {"syscall", "CallSupervisor", "software_interrupt", "ecall", "swi", "svc"}
 TRAPS = {"invalidInstructionException", "UndefinedInstructionException", "software_udf", "trap", "ebreak", "unimp",
          "break", "trapWord"}
@@ -104,7 +108,8 @@ def read_program(path):
         raise BadInput(f"{path}: not an ELF file")
     try:
         wide, order = text[4] == 2, "<" if text[5] == 1 else ">"
-        machine = struct.unpack_from(order + "H", text, 18)[0]
+        kind, machine = struct.unpack_from(order + "HH", text, 16)
+        flags = struct.unpack_from(order + "I", text, 48 if wide else 36)[0]
         entry, headers = struct.unpack_from(order + ("QQ" if wide else "II"), text, 24)
         size, count = struct.unpack_from(order + "HH", text, 54 if wide else 42)
         form = "IIQQQQQQ" if wide else "IIIIIIII"
@@ -121,6 +126,10 @@ def read_program(path):
     expected = [(1, 5, 0, TEXT, size, size), (1, 6, 0, PAGE, 0, PAGE_END - PAGE), (0x6474E551, 6, 0, 0, 0, 0)]
     if found != expected:
         raise BadInput(f"{path}: not a pause program: its segments are not one text at {TEXT:#x} and one page at {PAGE:#x}")
+    if kind != 2:  # ET_EXEC
+        raise BadInput(f"{path}: not a pause program: e_type is {kind}")
+    if flags != known[0].flags:
+        raise BadInput(f"{path}: not a pause program: e_flags is {flags:#x}, and not {known[0].flags:#x}")
     return Program(path, text, known[0], entry)
 
 
@@ -212,8 +221,6 @@ class SleighLifter:
             name = ""
             if operation.opcode.name == "CALLOTHER":
                 name = operation.inputs[0].getUserDefinedOpName()
-                if name == "setISAMode":  # Arm: the program has no Thumb code
-                    continue
             if architecture == "loong64" and listed.mnem.endswith(".d") and inputs[1:] == (Place("const", 0x1F, inputs[0].size),):
                 # SLEIGH keeps only five bits of the distance of a 64-bit shift. The processor uses six
                 # (LoongArch Reference Manual, volume 1, 2.2.1.11).
@@ -282,6 +289,12 @@ class Code:
             if not TEXT <= address < end:
                 raise Violation("control flow", f"control flow leaves the text: {address:#x}")
             instruction = self.instructions[address] = self.lifter.lift(address)
+            abi = self.program.architecture
+            code = self.program.text[address - TEXT : instruction.next - TEXT].hex()
+            if instruction.enters_kernel and code != abi.enter:
+                raise Violation("calls", f"enters the kernel by another instruction at {address:#x}: {instruction.text}")
+            if instruction.traps and code != abi.trap:
+                raise Violation("status", f"traps by another instruction at {address:#x}: {instruction.text}")
             if instruction.next > end:
                 raise Violation("control flow", f"the instruction at {address:#x} reaches beyond the text")
         return self.instructions[address]

@@ -247,18 +247,18 @@ fn operations_agree() -> Result<(), String> {
 fn bad_input() -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let pause = fs::read(env!("CARGO_BIN_EXE_pause")).unwrap();
-    let machine = 18..20; // e_machine, in an ELF header
-    let cases: [(&str, Vec<u8>, &str); 6] = [
+    // With another value of a little-endian field of the ELF header, at this offset.
+    let with = |at: usize, field: &[u8]| [&pause[..at], field, &pause[at + field.len()..]].concat();
+    let (kind, machine, flags) = (16, 18, if cfg!(target_pointer_width = "64") { 48 } else { 36 });
+    let cases: [(&str, Vec<u8>, &str); 8] = [
         ("empty", vec![], "not an ELF file"),
         ("text", b"#!/bin/sh\n".into(), "not an ELF file"),
         ("cut", pause[..40].into(), "the ELF header is cut off"),
         ("shell", fs::read("/bin/sh").unwrap(), "not a pause program: its segments"),
         ("longer", [&pause[..], &[0]].concat(), "not a pause program: its segments"),
-        (
-            "mips",
-            [&pause[..machine.start], &[8, 0], &pause[machine.end..]].concat(),
-            "e_machine is 8",
-        ),
+        ("mips", with(machine, &[8, 0]), "e_machine is 8"),
+        ("movable", with(kind, &[3, 0]), "not a pause program: e_type is 3"),
+        ("flags", with(flags, &[7, 0, 0, 0]), "not a pause program: e_flags is 0x7"),
     ];
     for (name, content, expected) in cases {
         let file = folder.path().join(name);

@@ -6,6 +6,8 @@ time."""
 
 import re
 
+import capstone
+
 from machine import TEXT, Instruction, Operation, Place, Violation
 
 #: Registers: r0 to r15, then the condition code and the program mask, which are parts of the PSW.
@@ -42,7 +44,10 @@ class _Builder:
         return Place("register", 8 * int(self.decoded.reg_name(register)), size)
 
     def number(self, index):
-        return self.decoded.operands[index].imm
+        operand = self.decoded.operands[index]
+        if operand.type != capstone.CS_OP_IMM:
+            raise NotImplementedError
+        return operand.imm
 
     def address(self, index):
         memory = self.decoded.operands[index].mem
@@ -100,6 +105,8 @@ def _compare_and_jump(b, size, condition):
 
 def _store_many(b):
     first, last = (b.register(index).offset // 8 for index in (0, 1))
+    if last < first:  # r0 would follow r15
+        raise NotImplementedError
     address = b.address(2)
     for index in range(last - first + 1):
         place = b.do("INT_ADD", 8, address, constant(8 * index, 8))
@@ -108,6 +115,8 @@ def _store_many(b):
 
 def _load_many(b):
     first, last = (b.register(index).offset // 8 for index in (0, 1))
+    if last < first:
+        raise NotImplementedError
     address = b.address(2)
     values = [b.load(b.do("INT_ADD", 8, address, constant(8 * index, 8)), 8) for index in range(last - first + 1)]
     for index, value in enumerate(values):
@@ -200,8 +209,6 @@ EFFECTS = {
 
 class S390xLifter:
     def __init__(self, program):
-        import capstone
-
         self.program, self.registers = program, REGISTERS
         self.disassembler = capstone.Cs(capstone.CS_ARCH_SYSZ, capstone.CS_MODE_BIG_ENDIAN)
         self.disassembler.detail = True

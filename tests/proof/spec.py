@@ -52,8 +52,8 @@ PROPERTIES = {
         "Before it waits for a signal, it calls close_range for all descriptors above 2, as the last step. It skips this "
         "where it skips wait4."),
     "waiting": (
-        "It waits for the six signals. SIGTERM, SIGINT and a failure other than EINTR end it. After another signal or "
-        "EINTR, it waits again."),
+        "It waits for the six signals. SIGTERM, SIGINT and a failure other than EINTR end it (on 32-bit platforms, a failure "
+        "of the call with 32-bit times). After another signal or EINTR, it waits again."),
     "reads": (
         "It reads only its text, its private page, the start stack, the strings there (and up to six bytes past the end "
         "of a string), and what it has written below the start stack."),

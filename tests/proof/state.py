@@ -55,8 +55,8 @@ class Solver:
             if not near:
                 break
             picked += near
-            names.update(*map(symbols_of, near))
             todo = [c for c in todo if names.isdisjoint(symbols_of(c))]
+            names.update(*map(symbols_of, near))
         key = number_of(expression), frozenset(number_of(c) for c in picked)
         if key not in self.answers:
             solver = z3.SimpleSolver()
@@ -130,7 +130,9 @@ class State:
         expressions += [e for e in (self.argument, self.name, self.key, self.value) if e is not None]
         expressions += [e for c in self.cursors.values() for e in (c.base, *c.words.values())]
         expressions += [self.pending.result] if self.pending else []
-        return set().union(*map(symbols_of, expressions))
+        names = set().union(*map(symbols_of, expressions))
+        # While a byte of a string is in use, the name of the string is, too.
+        return names | {name.split("[")[0] for name in names}
 
     def fresh(self, name, bits):
         """A new unknown, with a name that is not in use. The name says where the unknown comes from, so states that
@@ -483,7 +485,7 @@ class State:
         roots = self.held()
         self.forget(lambda names: names.isdisjoint(roots) and all(n.split("[")[0] not in used for n in names))
         self.prefixes = {name: known for name, known in self.prefixes.items() if name in used}
-        for old in sorted(n for n in roots if "." in n):
+        for old in sorted(n for n in roots if "." in n and "[" not in n):
             name = old.split(".")[0]
             if name not in self.held():
                 self.rename(old, name)
@@ -521,6 +523,7 @@ class State:
             self.address, self.registers.key(), self.page.key(), self.below.key(), frozenset(self.constraints), cursors,
             self.stage, self.pending and self.pending.key(), number(self.argument), number(self.name), number(self.key), number(self.value),
             self.is_answering, self.is_silent, self.is_released, self.copied, self.callers,
+            frozenset(item for item in self.prefixes.items() if item[1]),
         )
 
 
