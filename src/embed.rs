@@ -16,8 +16,9 @@ use rustix::param::page_size;
 /// has FD_CLOEXEC. It can be executed even if the sysctl `vm.memfd_noexec` is 1. See memfd_create(2).
 ///
 /// The memfd takes one page of memory. If `/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `always` or
-/// `force` and the kernel is older than Linux 5.14, the memfd takes a huge page instead, which is 2 MiB on
-/// most machines.
+/// `force`, the kernel would use a huge page instead, which is 2 MiB on most machines. This function avoids
+/// that on Linux 5.14 and newer, unless a step of this fails, for example because another thread forks at
+/// that moment.
 ///
 /// If RLIMIT_FSIZE is too low, the kernel sends SIGXFSZ. This function consumes that signal and returns an
 /// error.

@@ -84,6 +84,6 @@ pub use sandbox::{Container, Error, Namespace, Program, Sandbox, SandboxBuilder}
 
 /// The program's bytes for the target that this crate is compiled for. For other targets, see [`elf`].
 ///
-/// The bytes depend only on the source and the compiler. The profile, the directory and the dependent crate
-/// do not change them.
+/// The bytes depend on the source, the crate's version, the target and the compiler. The profile, the
+/// directory and the dependent crate do not change them.
 pub const ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));

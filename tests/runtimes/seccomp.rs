@@ -1,4 +1,4 @@
-//! The minimal seccomp profile, `docs/seccomp.json`: exactly the system calls of pause and the runtimes.
+//! The small seccomp profile, `docs/seccomp.json`: the system calls of pause and of the runtimes.
 //!
 //! The list for pause comes from its source. The lists for the runtimes contain the calls that they make
 //! between loading the filter and exec, which depend on their versions. To rewrite the file, run
