@@ -413,7 +413,7 @@ fn listen(
         if is_pause && let Some(pipe) = pipe.take() {
             return Ok((child, pipe));
         }
-        match receive(channel, child.pidfd.as_fd()).map_err(io::Error::from) {
+        match receive(channel, child.pidfd.as_fd()) {
             // The helper exits after this message. The assignment drops the helper, which reaps it.
             Ok(Some(Message::Cloned(pid, pidfd))) => match cloned(pid, pidfd) {
                 Ok(pause) => (child, is_pause) = (pause, true),

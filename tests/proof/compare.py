@@ -253,7 +253,7 @@ class Comparison:
 
     def make_call(self, state, process, instruction, results):
         """Takes the place of the kernel: sets the result of a system call. Returns whether the program goes on."""
-        number = state.get(self.abi.number) & 0xFFFFFFFF
+        number = state.get(self.abi.number)
         name = self.executor.names.get(number)
         if name is None:
             raise Difference(f"an unknown system call, {number}, at {state.address:#x}")

@@ -103,24 +103,26 @@ def _compare_and_jump(b, size, condition):
     return b.do(code, 1, *(inputs[::-1] if is_swapped else inputs))
 
 
-def _store_many(b):
+def _many(b):
+    """The registers from the first operand to the second, each with its address in memory."""
     first, last = (b.register(index).offset // 8 for index in (0, 1))
     if last < first:  # r0 would follow r15
         raise NotImplementedError
     address = b.address(2)
     for index in range(last - first + 1):
-        place = b.do("INT_ADD", 8, address, constant(8 * index, 8))
-        b.store(place, Place("register", 8 * (first + index), 8))
+        yield Place("register", 8 * (first + index), 8), b.do("INT_ADD", 8, address, constant(8 * index, 8))
+
+
+def _store_many(b):
+    for register, place in _many(b):
+        b.store(place, register)
 
 
 def _load_many(b):
-    first, last = (b.register(index).offset // 8 for index in (0, 1))
-    if last < first:
-        raise NotImplementedError
-    address = b.address(2)
-    values = [b.load(b.do("INT_ADD", 8, address, constant(8 * index, 8)), 8) for index in range(last - first + 1)]
-    for index, value in enumerate(values):
-        b.copy(Place("register", 8 * (first + index), 8), value)
+    # All are loaded first, because the address may depend on one of the registers.
+    values = [(register, b.load(place, 8)) for register, place in _many(b)]
+    for register, value in values:
+        b.copy(register, value)
 
 
 def _test_under_mask(b):

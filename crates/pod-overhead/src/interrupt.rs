@@ -1,10 +1,9 @@
 //! SIGINT, SIGTERM and SIGHUP end the run as an error does: all pods are removed.
 
-use std::fmt::{self, Display, Formatter};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// How many signals have arrived.
 static CAUGHT: AtomicUsize = AtomicUsize::new(0);
@@ -26,18 +25,6 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// A signal arrived while pods were removed.
-#[derive(Debug)]
-pub struct Again;
-
-impl Display for Again {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("interrupted during the removal")
-    }
-}
-
-impl std::error::Error for Again {}
-
 /// Runs the removal of pods, even if one signal has arrived or arrives meanwhile. Gives up at the next signal.
 pub async fn unless_again<T>(removal: impl Future<Output = Result<T>>) -> Result<T> {
     let before = CAUGHT.load(Ordering::Relaxed).max(1);
@@ -48,6 +35,6 @@ pub async fn unless_again<T>(removal: impl Future<Output = Result<T>>) -> Result
     };
     tokio::select! {
         removed = removal => removed,
-        () = again => Err(Again.into()),
+        () = again => bail!("interrupted during the removal"),
     }
 }

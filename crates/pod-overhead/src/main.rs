@@ -33,7 +33,7 @@ use rustix::io::retry_on_intr;
 
 use cgroup::Hierarchies;
 use cri::Cri;
-use measure::{Measurement, Plan};
+use measure::{Measurement, Plan, RUN_ON_THE_NODE};
 use pod::{Kind, Network, PidMode, Run};
 use record::{Machine, Measured, Saved, Subject};
 
@@ -167,8 +167,7 @@ async fn measure_all(arguments: &Arguments) -> Result<(Saved, Option<Error>)> {
     // Another process is recognised by its id, which needs the node's own PID namespace.
     ensure!(
         cri.daemon.is_some_and(|pid| Process::new(pid).is_ok()),
-        "the runtime's process is not visible here: run this on the node itself, or in its PID namespace \
-         (hostPID)"
+        "the runtime's process is not visible here: {RUN_ON_THE_NODE}"
     );
     let own = Run::own()?;
     remove_leftovers(&cri, about.is_systemd, &arguments.cgroup_parent, arguments.yes).await?;

@@ -11,7 +11,7 @@ use procfs::{Current, Meminfo};
 
 use crate::cgroup::{self, CHARGED, Charge, Hierarchies};
 use crate::cri::{Cri, NoAnswer};
-use crate::interrupt::{self, Again};
+use crate::interrupt;
 use crate::node::{self, COUNTERS, Reading, Unit};
 use crate::pod::{self, Kind, Pod, Run};
 use crate::processes::{self, Identity, Sums};
@@ -33,6 +33,9 @@ const PROCESSES: &str = "Memory of processes";
 pub const NODE: &str = "Memory of the node, by the growth with each pod";
 const THINGS: &str = "Things";
 const CPU: &str = "CPU while idle";
+
+/// The advice if processes of the node are not visible.
+pub const RUN_ON_THE_NODE: &str = "run this on the node itself, or in its PID namespace (hostPID)";
 
 /// What is to be measured.
 pub struct Plan {
@@ -266,8 +269,7 @@ impl<'a> Measurement<'a> {
         }
         let process = Process::new(sandbox.pid).with_context(|| {
             format!(
-                "the process of the sandbox, {}, is not visible here: run this on the node itself, or in its \
-                 PID namespace (hostPID)",
+                "the process of the sandbox, {}, is not visible here: {RUN_ON_THE_NODE}",
                 sandbox.pid
             )
         })?;
@@ -440,25 +442,29 @@ fn bends(curve: &[Step]) -> Vec<String> {
 pub async fn remove_all(cri: &Cri, runs: &[Run], bar: &ProgressBar) -> Result<()> {
     let hierarchies = Hierarchies::read()?;
     for run in runs {
-        let mut failed = None;
-        for (id, _, _) in cri.ours(Some(run)).await? {
-            if let Err(error) = interrupt::unless_again(cri.remove(&id)).await {
-                // If one call gets no answer, the others would take as long.
-                let is_hopeless = error.is::<NoAnswer>() || error.is::<Again>();
-                failed.get_or_insert(error);
-                if is_hopeless {
-                    break;
-                }
-            }
-            bar.inc(1);
-        }
+        let ids = cri.ours(Some(run)).await?.into_iter().map(|(id, _, _)| id).collect();
+        let removed = interrupt::unless_again(remove_pods(cri, ids, bar)).await;
         let start = format!("podoverhead-{}-", run.0);
         hierarchies.remove("/", &|name| name.starts_with(&start));
-        if let Some(error) = failed {
-            return Err(error);
-        }
+        removed?;
     }
     Ok(())
+}
+
+/// Removes pods. Returns the first error, after trying the other pods, too.
+async fn remove_pods(cri: &Cri, ids: Vec<String>, bar: &ProgressBar) -> Result<()> {
+    let mut result = Ok(());
+    for id in ids {
+        let removed = cri.remove(&id).await;
+        // If one call gets no answer, the others would take as long.
+        let is_hopeless = removed.as_ref().is_err_and(|error| error.is::<NoAnswer>());
+        result = result.and(removed);
+        if is_hopeless {
+            break;
+        }
+        bar.inc(1);
+    }
+    result
 }
 
 #[cfg(test)]
